@@ -1,0 +1,122 @@
+// DiskCache: key -> entry on disk, over read-only layers and one writable directory.
+//
+// Contract: a hit returns exactly the bytes that were published under that key, anything else is a
+// miss; no cache fault ever makes a call fail (one warning, a counter, a miss). No function here
+// throws, except std::bad_alloc. Thread-safe. Layout, publish, lookup, permission and eviction
+// rules: disk_cache.cc and README "The cache".
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cache/digest.h"
+#include "cache/entry.h"
+
+namespace kiln::cache {
+
+struct Options {
+  std::string directory;             // writable root; empty: memory only
+  std::vector<std::string> layers;   // read-only roots, searched first, in order
+  std::uint64_t max_bytes = std::uint64_t{2} << 30;
+  std::uint64_t max_entries = 100'000;
+  bool fsync = true;
+  bool read_only = false;            // look up only, never publish, touch or evict
+  std::function<void(const std::string&)> warn;  // called without locks held; may be empty
+};
+
+// The usable default: $XDG_CACHE_HOME/kiln or ~/.cache/kiln; empty when there is no usable home or
+// the process runs with elevated rights (AT_SECURE). Never a shared directory such as /tmp.
+std::string default_directory();
+
+enum class DirectoryState : std::uint8_t {
+  kUsable,
+  kDisabled,    // no directory was given
+  kReadOnly,    // lookups work, publishing does not
+  kUntrusted,   // refused: owner, mode, symbolic link or an ancestor writable by others
+  kUnusable,    // cannot be created or opened
+};
+std::string_view name(DirectoryState state);
+
+struct Stats {
+  std::uint64_t hits = 0, misses = 0;
+  std::uint64_t miss_absent = 0, miss_truncated = 0, miss_format = 0, miss_checksum = 0;
+  std::uint64_t miss_key = 0, miss_toolchain = 0, miss_untrusted = 0, miss_io = 0;
+  std::uint64_t published = 0, publish_lost_race = 0, publish_failed = 0;
+  std::uint64_t quarantined = 0, evicted = 0, lock_waits = 0, lock_timeouts = 0;
+};
+
+// Held while one process compiles a key; an optimisation only, never needed for correctness.
+class KeyLock {
+ public:
+  KeyLock() = default;
+  explicit KeyLock(int fd) : fd_(fd) {}
+  KeyLock(KeyLock&& other) noexcept;
+  KeyLock& operator=(KeyLock&& other) noexcept;
+  ~KeyLock();
+  bool held() const { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+struct ListedEntry {
+  std::string path;
+  std::uint64_t bytes = 0;
+  std::int64_t modified_unix_s = 0;
+  std::variant<Entry, Defect> content;  // as decode() says; verify() reports the same
+  bool untrusted = false;               // owner or mode refused
+};
+
+class DiskCache {
+ public:
+  explicit DiskCache(Options options);
+  ~DiskCache();
+  DiskCache(const DiskCache&) = delete;
+  DiskCache& operator=(const DiskCache&) = delete;
+
+  // The entry of exactly this key and toolchain, or nullopt with the reason counted. A damaged
+  // file of the writable directory is moved aside (at most 8 are kept) so that it is rebuilt.
+  std::optional<Entry> lookup(const Digest& key, const Digest& toolchain);
+
+  // Writes the entry so that others see all of it or nothing. Returns false when nothing was
+  // stored; the caller keeps its own bytes either way and never reads them back.
+  bool publish(const Entry& entry);
+
+  // For an entry that decoded well but failed where it was used (the driver refused its cubin, or
+  // META disagreed with the loaded kernel): moved aside, so the next lookup misses.
+  void reject(const Digest& key);
+
+  // At most `timeout_ms` of waiting for other processes' compile of this key's shard; a lock that
+  // is not held means: go on without. Look up again after getting it.
+  KeyLock lock(const Digest& key, std::uint32_t timeout_ms);
+
+  // Toolchains that entries here were built with: remembered so that a machine without a compiler
+  // can still form keys. `text` is the compiler's fingerprint. Newest first.
+  void record_toolchain(const std::string& text);
+  std::vector<std::string> recorded_toolchains() const;
+
+  DirectoryState state() const;
+  std::string state_message() const;  // why, in one sentence with a remedy; empty when usable
+  Stats stats() const;
+
+  // Maintenance, for the CLI. Sorted by path.
+  std::vector<ListedEntry> list() const;
+
+  struct PruneResult {
+    std::uint64_t removed_entries = 0, removed_bytes = 0, kept_entries = 0, kept_bytes = 0;
+    std::uint64_t removed_other = 0;  // stale temporary and quarantined files
+  };
+  // Oldest first until at most max_bytes are left; entries younger than 60 s always stay. With
+  // everything = true: all entries of any age and format version go.
+  PruneResult prune(std::uint64_t max_bytes, bool everything = false);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace kiln::cache

@@ -1,0 +1,10 @@
+# Writes a C++ file that holds every template as a raw string, sorted by name.
+set(text "#include \"jit/source.h\"\n\nnamespace kiln::jit {\nnamespace {\nconstexpr TemplateFile kFiles[] = {\n")
+list(SORT FILES)
+foreach(file IN LISTS FILES)
+  file(READ ${file} content)
+  get_filename_component(name ${file} NAME)
+  string(APPEND text "    {\"${name}\", R\"kilntext(${content})kilntext\"},\n")
+endforeach()
+string(APPEND text "};\n}  // namespace\n\nstd::span<const TemplateFile> template_files() { return kFiles; }\n\n}  // namespace kiln::jit\n")
+file(WRITE ${OUTPUT} "${text}")

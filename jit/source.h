@@ -1,0 +1,83 @@
+// render(): KernelSpec -> a complete NVRTC program. No disk, no GPU: the templates are embedded.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "jit/problem.h"
+#include "jit/tile.h"
+
+namespace kiln::jit {
+
+// A GPU target. Kiln's kernels are written for sm_90a alone.
+struct Arch {
+  std::int32_t sm = 90;
+  auto operator<=>(const Arch&) const = default;
+};
+std::string name(Arch arch);                                    // "sm_90a"
+Arch parse_arch(std::string_view text, std::string_view field); // throws kUnsupported on others
+
+struct GemmSpec {
+  Problem problem;
+  Tile tile;
+  auto operator<=>(const GemmSpec&) const = default;
+};
+
+// A cast of BF16 or FP32 to FP8 with one scale per block: value ~ fp8 * scale.
+enum class QuantizeInput : std::uint8_t { kBf16, kF32 };
+enum class ScaleGranularity : std::uint8_t { k1x128, k128x128 };
+struct QuantizeSpec {
+  QuantizeInput in = QuantizeInput::kBf16;
+  Fp8Type out = Fp8Type::kE4m3;
+  ScaleGranularity granularity = ScaleGranularity::k1x128;
+  ScaleMajor scale_major = ScaleMajor::kRow;  // 128x128: kRow only
+  bool power_of_two = false;                  // scales rounded up to a power of two
+  auto operator<=>(const QuantizeSpec&) const = default;
+};
+void validate(const QuantizeSpec& spec);  // throws Error{kInvalidArgument}
+
+// Everything that decides a kernel's code: compared by value in memory, digested on disk. The SM
+// count is not part of it: kernels read gridDim, so one cubin serves every Hopper part.
+struct KernelSpec {
+  std::variant<GemmSpec, QuantizeSpec> kernel;
+  Arch arch;
+  auto operator<=>(const KernelSpec&) const = default;
+};
+std::string describe(const KernelSpec& spec);  // one line for logs and `kiln cache list`
+
+// How the kernel must be launched; grid size is the launcher's business.
+struct LaunchShape {
+  std::int32_t threads = 0;
+  std::int32_t cluster = 1;  // CTAs per cluster, along grid x
+  std::int64_t dynamic_smem_bytes = 0;
+  std::int32_t param_bytes = 0;  // size of the single __grid_constant__ struct parameter
+  auto operator<=>(const LaunchShape&) const = default;
+};
+
+struct Source {
+  std::string program_name;  // spells the shape; diagnostics start with it
+  std::string entry;         // extern "C" name of the kernel
+  std::string text;          // named constants, one include, the entry
+  std::vector<std::pair<std::string, std::string>> constants;  // as rendered, in order
+  LaunchShape launch;
+  Arch arch;
+};
+
+// Throws Error{kInvalidArgument} for an illegal spec.
+Source render(const KernelSpec& spec);
+
+// The embedded template files, by file name, sorted: given to NVRTC as in-memory headers and part
+// of every cache key.
+struct TemplateFile {
+  std::string_view name;
+  std::string_view text;
+};
+std::span<const TemplateFile> template_files();
+
+}  // namespace kiln::jit

@@ -1,0 +1,74 @@
+// Tile: how a problem is computed. Legal tiles, the default choice, and the plan of tiles by M.
+//
+// Pure CPU functions of their arguments: no GPU, no environment, no state. Shared-memory sizes come
+// from templates/smem_layout.cuh, the definition that the kernel itself compiles with.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "jit/problem.h"
+
+namespace kiln::jit {
+
+// A CTA computes block_m x block_n of D with warpgroups_m x warpgroups_n consumer warpgroups (each
+// block_m/warpgroups_m rows by block_n/warpgroups_n columns, rows in waves of 64) and one producer
+// warpgroup, through a ring of `stages` k-blocks of 128.
+struct Tile {
+  std::int32_t block_m = 128;
+  std::int32_t block_n = 128;
+  std::int32_t warpgroups_m = 2;
+  std::int32_t warpgroups_n = 1;
+  std::int32_t stages = 4;
+  std::int32_t cluster_m = 1;     // CTAs of a cluster along M: they share B tiles by multicast
+  std::int32_t cluster_n = 1;     // CTAs of a cluster along N: they share A tiles by multicast
+  std::int32_t raster_group = 8;  // M tiles (in clusters) per band of the L2-friendly order
+
+  auto operator<=>(const Tile&) const = default;
+};
+
+// GPU facts that the choice depends on. They are inputs, so a machine without a GPU can plan.
+struct Machine {
+  std::int32_t num_sms = 132;
+};
+
+// Throws Error{kInvalidArgument}: which rule the tile breaks for this problem, with values.
+void validate(const Tile& tile, const Problem& problem);
+bool is_legal(const Tile& tile, const Problem& problem);
+
+// Every legal tile on the default menu, in a fixed order.
+std::vector<Tile> legal_tiles(const Problem& problem);
+
+// The default choice for one M >= 0, from the cost model. Deterministic.
+Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine);
+
+// Estimated kernel time in microseconds: the model behind choose_tile, for `kiln explain`.
+double estimate_us(const Problem& problem, const Tile& tile, std::int64_t m, const Machine& machine);
+
+// A tile and the closed interval of M on which a plan uses it.
+struct TileInterval {
+  std::int64_t m_min = 0;
+  std::int64_t m_max = 0;
+  Tile tile;
+
+  auto operator<=>(const TileInterval&) const = default;
+};
+
+// The plan: intervals ascending, without gaps, from 0 to kMaxM; neighbours differ in their tile.
+// The kernels that any M can need are exactly these, so warming them is complete.
+std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine);
+
+// "128x192/2x1/s4/c2x1/r8" and back: block_m x block_n / warpgroups / stages / cluster / raster.
+// parse_tile accepts the trailing parts left out (defaults for them) and throws
+// Error{kInvalidArgument} on anything else; it does not check legality.
+std::string describe(const Tile& tile);
+Tile parse_tile(std::string_view text, std::string_view field);
+
+// Threads and dynamic shared memory of a launch.
+std::int32_t threads(const Tile& tile);
+std::int64_t smem_bytes(const Tile& tile, const Problem& problem);
+
+}  // namespace kiln::jit

@@ -1,0 +1,346 @@
+/* Kiln: FP8 GEMM for NVIDIA Hopper (sm_90a), compiled at run time. The public C API (C11, C++).
+ *
+ *   D[M,N] (+)= dequant(A)[M,K] * dequant(B)[N,K]^T
+ *
+ * Conventions, once for the whole file:
+ *  1. Handles are opaque pointers. The caller destroys what it created; a plan or quantizer keeps
+ *     its engine alive. Destroying NULL is a no-op.
+ *  2. Every call that can fail returns kiln_status; KILN_OK is 0 and no number is ever reused.
+ *  3. Out-parameters come last and are zeroed (or NULL) on failure.
+ *  4. kiln_last_error() is the text of this thread's last failing call: rule, value, place, remedy.
+ *     Success does not clear it.
+ *  5. Structs begin with struct_size and struct_version: initialise them with the KILN_*_INIT
+ *     macros. A smaller (older) struct gets defaults; a larger one with non-zero bytes that this
+ *     library does not know is KILN_ERROR_UNSUPPORTED.
+ *  6. Thread safety: every function may be called from any thread at any time, except that a handle
+ *     must not be destroyed while another call uses it.
+ *  7. Pointers named in kiln_operands and kiln_quantize_operands are device pointers of the
+ *     engine's device. All other pointers are host pointers, read before the call returns.
+ *  8. Asynchronous: kiln_launch and kiln_quantize enqueue work on the given stream and return. They
+ *     never synchronise, allocate, or touch another stream. Everything else is synchronous.
+ *  9. Sizes, strides and counts are in elements, not bytes, unless the name says bytes.
+ * 10. The calling thread's current CUDA context is the same after every call as before it.
+ * 11. The library never prints, exits or aborts. Messages go to the log callback, or to stderr when
+ *     none is set and the level asks for it.
+ * 12. After fork() the child of a process that created an engine gets KILN_ERROR_FORKED.
+ */
+#ifndef KILN_H_
+#define KILN_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define KILN_API __attribute__((visibility("default")))
+#else
+#define KILN_API
+#endif
+
+#define KILN_VERSION_MAJOR 0
+#define KILN_VERSION_MINOR 1
+#define KILN_VERSION_PATCH 0
+
+/* ---- Status ------------------------------------------------------------------------------- */
+
+typedef int32_t kiln_status;
+enum {
+  KILN_OK = 0,
+  KILN_ERROR_INVALID_ARGUMENT = 1, /* a value breaks a rule: see kiln_last_error() */
+  KILN_ERROR_UNSUPPORTED = 2,      /* well-formed, but not for this version or GPU */
+  KILN_ERROR_NO_COMPILER = 3,      /* NVRTC (12.4 to 13.x) was not found */
+  KILN_ERROR_COMPILE_FAILED = 4,   /* NVRTC refused a program; the message has its log */
+  KILN_ERROR_NO_DRIVER = 5,        /* libcuda was not found */
+  KILN_ERROR_NO_DEVICE = 6,        /* no Hopper GPU, or an engine made without a device */
+  KILN_ERROR_NOT_READY = 7,        /* kernel not loaded and may not be built now */
+  KILN_ERROR_FROZEN = 8,           /* miss where compiling is not allowed */
+  KILN_ERROR_CAPTURING = 9,        /* not allowed while a stream is being captured */
+  KILN_ERROR_DRIVER = 10,          /* a CUDA driver call failed */
+  KILN_ERROR_OUT_OF_MEMORY = 11,
+  KILN_ERROR_FORKED = 12,
+  KILN_ERROR_INTERNAL = 13
+};
+
+/* A constant name such as "KILN_ERROR_NO_DEVICE"; "unknown status" for other numbers. */
+KILN_API const char* kiln_status_string(kiln_status status);
+
+/* Text of this thread's last failing call; "" if none failed yet. Owned by the library and valid
+ * until the next failing call of this thread. */
+KILN_API const char* kiln_last_error(void);
+
+/* Copies it into buffer (always terminated when size > 0) and returns its full length. */
+KILN_API size_t kiln_last_error_copy(char* buffer, size_t size);
+
+/* ---- Version and environment -------------------------------------------------------------- */
+
+/* The version of the library that is loaded (the macros are those it was compiled against). */
+KILN_API void kiln_version(int32_t* major, int32_t* minor, int32_t* patch);
+
+/* One line: version, compiler, template digest. */
+KILN_API const char* kiln_build_info(void);
+
+/* What this machine offers. Never fails for a missing piece: it says what is missing. */
+typedef struct kiln_probe_report {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int32_t has_compiler;           /* 1 when NVRTC 12.4 to 13.x can be opened */
+  int32_t compiler_major;
+  int32_t compiler_minor;
+  int32_t has_driver;             /* 1 when libcuda can be opened and initialised */
+  int32_t driver_version;         /* as cuDriverGetVersion: 13000 is 13.0 */
+  int32_t device_count;
+  int32_t hopper_device;          /* ordinal of the first sm_90 device, -1 if none */
+  int32_t hopper_num_sms;
+  char compiler_path[512];
+  char compiler_message[1024];    /* why not, where was looked, what to do; "" when found */
+  char driver_path[512];
+  char driver_message[1024];
+  char device_name[128];
+  char device_message[1024];
+} kiln_probe_report;
+#define KILN_PROBE_REPORT_INIT {sizeof(kiln_probe_report), 1}
+
+/* nvrtc_path: as in kiln_engine_options, or NULL. */
+KILN_API kiln_status kiln_probe(const char* nvrtc_path, kiln_probe_report* report);
+
+/* ---- Engine ------------------------------------------------------------------------------- */
+
+typedef struct kiln_engine kiln_engine;
+typedef struct kiln_plan kiln_plan;
+typedef struct kiln_quantizer kiln_quantizer;
+
+/* The CUDA stream: cudaStream_t and CUstream are this type. NULL is the legacy default stream. */
+struct CUstream_st;
+typedef struct CUstream_st* kiln_stream;
+
+enum {
+  KILN_DEVICE_NONE = -1,    /* plan, compile and cache only; arch and num_sms are given */
+  KILN_DEVICE_CURRENT = -2  /* the context that is current on the calling thread */
+};
+
+enum {
+  KILN_MISS_DEFAULT = 0,   /* KILN_NO_COMPILE in the environment, else KILN_MISS_BLOCK */
+  KILN_MISS_BLOCK = 1,     /* compile (or read from disk) and load inside the call */
+  KILN_MISS_NOT_READY = 2, /* kiln_launch returns KILN_ERROR_NOT_READY; prepare may compile */
+  KILN_MISS_FROZEN = 3     /* never compile: a kernel that is not on disk is KILN_ERROR_FROZEN */
+};
+
+enum {
+  KILN_LOG_DEFAULT = 0, /* KILN_LOG_LEVEL in the environment, else KILN_LOG_WARNING */
+  KILN_LOG_OFF = 1,
+  KILN_LOG_ERROR = 2,
+  KILN_LOG_WARNING = 3,
+  KILN_LOG_INFO = 4,
+  KILN_LOG_DEBUG = 5
+};
+
+/* Called without locks held, from any thread that calls Kiln; must not call Kiln or throw. */
+typedef void (*kiln_log_callback)(int32_t level, const char* message, void* user);
+
+/* The environment variable named behind a field is read once, by kiln_engine_create, when the field
+ * has its default value. With elevated rights (setuid) the environment is ignored. */
+typedef struct kiln_engine_options {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int32_t device;         /* ordinal >= 0 (its primary context is retained), or KILN_DEVICE_* */
+  int32_t arch;           /* KILN_DEVICE_NONE: 90 for sm_90a; otherwise 0 */
+  int32_t num_sms;        /* KILN_DEVICE_NONE: 1..1024, e.g. 132; otherwise 0 or fewer than the GPU has */
+  int32_t miss_policy;    /* KILN_MISS_*;  KILN_NO_COMPILE=1 */
+  int32_t log_level;      /* KILN_LOG_*;   KILN_LOG_LEVEL=off|error|warning|info|debug */
+  int32_t reserved;
+  const char* cache_dir;  /* KILN_CACHE_DIR; NULL: default ~/.cache/kiln; "": no disk cache */
+  const char* cache_path; /* KILN_CACHE_PATH; colon-separated read-only directories, searched first */
+  const char* nvrtc_path; /* KILN_NVRTC; libnvrtc file or its directory; NULL: search */
+  kiln_log_callback log_callback; /* NULL: stderr */
+  void* log_user;
+} kiln_engine_options;
+#define KILN_ENGINE_OPTIONS_INIT {sizeof(kiln_engine_options), 1, KILN_DEVICE_CURRENT, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL}
+
+/* One engine is one device, or none. options may be NULL for the defaults. Missing NVRTC is no
+ * error here: kernels that are on disk still load. An unusable or untrusted cache directory is a
+ * warning and a state in kiln_cache_stats. Errors: NO_DRIVER, NO_DEVICE, UNSUPPORTED (not sm_90),
+ * INVALID_ARGUMENT, DRIVER. */
+KILN_API kiln_status kiln_engine_create(const kiln_engine_options* options, kiln_engine** engine);
+KILN_API void kiln_engine_destroy(kiln_engine* engine);
+
+/* ---- Plan ---------------------------------------------------------------------------------- */
+
+enum { KILN_LAYOUT_DENSE = 0 };
+enum { KILN_SCALING_1D2D = 0 };
+enum { KILN_TYPE_E4M3 = 0, KILN_TYPE_E5M2 = 1, KILN_TYPE_BF16 = 2, KILN_TYPE_F32 = 3 };
+enum { KILN_SCALE_ROW_MAJOR = 0, KILN_SCALE_M_MAJOR = 1 };
+
+/* What is asked. M, strides and pointers come with each launch. */
+typedef struct kiln_problem {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int32_t layout;     /* KILN_LAYOUT_* */
+  int32_t scaling;    /* KILN_SCALING_1D2D: A 1x128, B 128x128, FP32 scales */
+  int64_t n;          /* multiple of 8 */
+  int64_t k;          /* multiple of 16; the tail of the last block of 128 counts as zeros */
+  int32_t a_type;     /* KILN_TYPE_E4M3 or KILN_TYPE_E5M2 */
+  int32_t b_type;     /* KILN_TYPE_E4M3 or KILN_TYPE_E5M2 */
+  int32_t d_type;     /* KILN_TYPE_BF16 or KILN_TYPE_F32 */
+  int32_t sfa_major;  /* KILN_SCALE_ROW_MAJOR or KILN_SCALE_M_MAJOR */
+  int32_t accumulate; /* 1: D += (needs KILN_TYPE_F32); 0: D = */
+  int32_t reserved;
+} kiln_problem;
+#define KILN_PROBLEM_INIT {sizeof(kiln_problem), 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0}
+
+/* How it is computed; see README "Tiles" for the rules. */
+typedef struct kiln_tile {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int32_t block_m, block_n;
+  int32_t warpgroups_m, warpgroups_n;
+  int32_t stages;
+  int32_t cluster_m, cluster_n;
+  int32_t raster_group;
+} kiln_tile;
+#define KILN_TILE_INIT {sizeof(kiln_tile), 1, 128, 128, 2, 1, 4, 1, 1, 8}
+
+/* Pure CPU: validates the problem and chooses a tile for every M. tile: NULL for the engine's
+ * choice, else this one tile for every M. Errors: INVALID_ARGUMENT, UNSUPPORTED. */
+KILN_API kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* problem,
+                                      const kiln_tile* tile, kiln_plan** plan);
+KILN_API void kiln_plan_destroy(kiln_plan* plan);
+
+/* Makes every kernel that an M in [m_min, m_max] can need ready: from disk, or compiled; loaded if
+ * the engine has a device. 0 and INT64_MAX cover every M. Never call it during a stream capture on
+ * this thread (KILN_ERROR_CAPTURING). Errors: NO_COMPILER, COMPILE_FAILED, FROZEN, DRIVER. */
+KILN_API kiln_status kiln_plan_prepare(kiln_plan* plan, int64_t m_min, int64_t m_max);
+
+typedef struct kiln_plan_description {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  kiln_tile tile;
+  int64_t m_min, m_max;          /* the interval of M that this tile serves */
+  int32_t source;                /* 0 default choice, 1 the caller's tile */
+  int32_t ready;                 /* 1: loaded (or, without a device, compiled) */
+  int32_t from_disk;             /* 1: hit, 0: compiled; when ready */
+  int32_t registers;             /* per thread; when ready, else 0 */
+  int32_t spill_bytes;           /* when ready */
+  int32_t threads;
+  int64_t dynamic_smem_bytes;
+  int64_t cubin_bytes;           /* when ready */
+  double compile_ms;             /* of the compile that made this cubin; when ready */
+  double estimate_us;            /* the cost model's estimate for this M */
+  char key[72];                  /* hex of the cache key, or "" without a compiler identity */
+  char reason[256];              /* why this tile, in words */
+} kiln_plan_description;
+#define KILN_PLAN_DESCRIPTION_INIT {sizeof(kiln_plan_description), 1}
+
+/* What a launch with this M would use. Compiles and loads nothing. */
+KILN_API kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m,
+                                        kiln_plan_description* description);
+
+/* ---- Launch -------------------------------------------------------------------------------- */
+
+/* A [m,k], B [n,k], D [m,n] row-major with the strides given; device memory, 16-byte aligned.
+ * SFA: KILN_SCALE_ROW_MAJOR: sfa[row*ld_sfa + block], 4-byte aligned, ld_sfa >= ceil(k/128).
+ *      KILN_SCALE_M_MAJOR: sfa[block*ld_sfa + row], 16-byte aligned, ld_sfa >= m, multiple of 4.
+ * SFB: sfb[(column/128)*ld_sfb + block], 4-byte aligned, ld_sfb >= ceil(k/128).
+ * Padding between rows and behind k is never used for a result and may hold anything, NaN too. */
+typedef struct kiln_operands {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int64_t m;          /* 0 is a successful no-op */
+  const void* a;
+  int64_t lda;        /* >= k, multiple of 16 */
+  const void* b;
+  int64_t ldb;        /* >= k, multiple of 16 */
+  const float* sfa;
+  int64_t ld_sfa;
+  const float* sfb;
+  int64_t ld_sfb;
+  void* d;            /* must not overlap any input */
+  int64_t ldd;        /* >= n, multiple of 8 (BF16) or 4 (F32) */
+  int32_t num_sms;    /* use at most so many SMs; 0: all that the engine has */
+  uint32_t flags;     /* KILN_LAUNCH_* */
+} kiln_operands;
+#define KILN_OPERANDS_INIT {sizeof(kiln_operands), 1, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0}
+
+enum {
+  KILN_LAUNCH_PROGRAMMATIC = 1u /* programmatic dependent launch: may start before the previous kernel ends; it waits for that kernel's data by itself */
+};
+
+/* Enqueues one kernel. After the kernel is ready: no I/O, no allocation, no lock, no system call of
+ * its own; safe inside a capture. Same operands and tile: same bits, always. On a miss it does what
+ * the engine's miss policy says; during a capture a miss is always KILN_ERROR_NOT_READY.
+ * Errors: INVALID_ARGUMENT (nothing is enqueued), NO_DEVICE, NOT_READY, FROZEN, DRIVER. */
+KILN_API kiln_status kiln_launch(const kiln_plan* plan, const kiln_operands* operands, kiln_stream stream);
+
+/* ---- FP8 casts ------------------------------------------------------------------------------ */
+
+enum { KILN_SCALE_1X128 = 0, KILN_SCALE_128X128 = 1 };
+
+typedef struct kiln_quantize_problem {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int32_t in_type;      /* KILN_TYPE_BF16 or KILN_TYPE_F32 */
+  int32_t out_type;     /* KILN_TYPE_E4M3 or KILN_TYPE_E5M2 */
+  int32_t granularity;  /* KILN_SCALE_1X128 (for A) or KILN_SCALE_128X128 (for B) */
+  int32_t scale_major;  /* of the scales; KILN_SCALE_M_MAJOR for 1x128 only */
+  int32_t power_of_two; /* 1: scales are rounded up to powers of two */
+  int32_t reserved;
+} kiln_quantize_problem;
+#define KILN_QUANTIZE_PROBLEM_INIT {sizeof(kiln_quantize_problem), 1, 2, 0, 0, 0, 0, 0}
+
+/* in [rows, cols] -> out [rows, cols] FP8 with scales laid out as SFA (1x128) or SFB (128x128).
+ * Per block: scale = max|x| / largest FP8 value (1 when the block is all zeros), out =
+ * round_to_nearest_even(x / scale), saturating. A NaN stays NaN; a block with an infinity has an
+ * infinite scale. */
+typedef struct kiln_quantize_operands {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int64_t rows;         /* 0 is a successful no-op */
+  int64_t cols;         /* multiple of 16 */
+  const void* in;       /* 16-byte aligned */
+  int64_t ld_in;        /* >= cols, multiple of 8 (BF16) or 4 (F32) */
+  void* out;            /* 16-byte aligned */
+  int64_t ld_out;       /* >= cols, multiple of 16 */
+  float* scales;        /* 4-byte aligned */
+  int64_t ld_scales;    /* row-major: >= ceil(cols/128); m-major: >= rows */
+} kiln_quantize_operands;
+#define KILN_QUANTIZE_OPERANDS_INIT {sizeof(kiln_quantize_operands), 1, 0, 0, NULL, 0, NULL, 0, NULL, 0}
+
+KILN_API kiln_status kiln_quantizer_create(kiln_engine* engine, const kiln_quantize_problem* problem,
+                                           kiln_quantizer** quantizer);
+KILN_API void kiln_quantizer_destroy(kiln_quantizer* quantizer);
+KILN_API kiln_status kiln_quantizer_prepare(kiln_quantizer* quantizer);
+KILN_API kiln_status kiln_quantize(const kiln_quantizer* quantizer, const kiln_quantize_operands* operands,
+                                   kiln_stream stream);
+
+/* ---- Counters -------------------------------------------------------------------------------- */
+
+enum {
+  KILN_CACHE_USABLE = 0,
+  KILN_CACHE_DISABLED = 1,
+  KILN_CACHE_READ_ONLY = 2,
+  KILN_CACHE_UNTRUSTED = 3,
+  KILN_CACHE_UNUSABLE = 4
+};
+
+/* Counts since the engine was created. */
+typedef struct kiln_cache_statistics {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int32_t state;          /* KILN_CACHE_* */
+  int32_t reserved;
+  uint64_t hits, misses;
+  uint64_t miss_absent, miss_truncated, miss_format, miss_checksum, miss_key, miss_toolchain, miss_untrusted, miss_io;
+  uint64_t compiles, loads;
+  uint64_t published, publish_lost_race, publish_failed, quarantined, evicted, lock_waits, lock_timeouts;
+  char message[512];      /* why the state is not usable; "" otherwise */
+} kiln_cache_statistics;
+#define KILN_CACHE_STATISTICS_INIT {sizeof(kiln_cache_statistics), 1}
+
+KILN_API kiln_status kiln_cache_stats(const kiln_engine* engine, kiln_cache_statistics* statistics);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* KILN_H_ */
