@@ -42,10 +42,21 @@ struct QuantizeSpec {
 };
 void validate(const QuantizeSpec& spec);  // throws Error{kInvalidArgument}
 
+// Kernels for checking on the device, used by `kiln run --check` and the GPU tests: a fill with
+// deterministic, roughly normal BF16 values, and a plain GEMM in FP32/FP64 that compares itself
+// with a given D (templates/check.cuh).
+struct FillSpec {
+  auto operator<=>(const FillSpec&) const = default;
+};
+struct ReferenceSpec {
+  Problem problem;  // n and k are taken at run time, so they do not make more kernels
+  auto operator<=>(const ReferenceSpec&) const = default;
+};
+
 // Everything that decides a kernel's code: compared by value in memory, digested on disk. The SM
 // count is not part of it: kernels read gridDim, so one cubin serves every Hopper part.
 struct KernelSpec {
-  std::variant<GemmSpec, QuantizeSpec> kernel;
+  std::variant<GemmSpec, QuantizeSpec, FillSpec, ReferenceSpec> kernel;
   Arch arch;
   auto operator<=>(const KernelSpec&) const = default;
 };

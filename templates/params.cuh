@@ -35,4 +35,26 @@ struct QuantizeParams {
   i64 cols;
 };
 
+// Grid of any size, 256 threads: out[i] = BF16 of a roughly normal value (mean 0, deviation 1) that
+// depends on seed and i alone.
+struct FillParams {
+  void* out;
+  u64 count;
+  u64 seed;
+};
+
+// Grid {ceil(n/16), min(ceil(m/16), 65535)}, 256 threads. Compares D with the reference
+// x = sum over K of dequantised products (+ C when accumulating), y = D.
+struct ReferenceParams {
+  const void* a;
+  const void* b;
+  const float* sfa;
+  const float* sfb;
+  const void* d;    // the result under test
+  const float* c;   // D before the launch, same stride as D; accumulate only, else null
+  double* sums;     // 4 doubles, zeroed by the caller: sum x*x, sum y*y, sum x*y, max |x-y|
+  i64 lda, ldb, ld_sfa, ld_sfb, ldd;
+  i64 m, n, k;
+};
+
 KILN_END_SHARED
