@@ -1,0 +1,133 @@
+// Engine: spec -> cubin -> loaded kernel, the central path. One engine is one device, or none.
+//
+// It knows no plan and no operand. Thread-safe; the environment is not read here.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cache/disk_cache.h"
+#include "jit/compiler.h"
+#include "jit/source.h"
+#include "jit/tile.h"
+#include "runtime/driver.h"
+#include "runtime/loaded_kernel.h"
+#include "runtime/log.h"
+#include "runtime/once_map.h"
+
+struct kiln_engine;
+
+namespace kiln::runtime {
+
+inline constexpr int kDeviceNone = -1;     // KILN_DEVICE_NONE
+inline constexpr int kDeviceCurrent = -2;  // KILN_DEVICE_CURRENT
+
+enum class MissPolicy : std::int32_t { kBlock = 1, kNotReady = 2, kFrozen = 3 };  // KILN_MISS_*
+
+// What stands in for the outside world in a test.
+struct EngineHooks {
+  std::string driver_library = kDriverLibrary;
+  std::function<std::unique_ptr<jit::Compiler>(const jit::NvrtcSearch&)> open_compiler =
+      jit::open_nvrtc;
+};
+
+// Every choice made: no default is left to be looked up.
+struct EngineOptions {
+  int device = kDeviceNone;
+  jit::Arch arch;            // without a device; with one it is the device's
+  std::int32_t num_sms = 0;  // without a device 1..1024; with one 0 (all) up to what it has
+  MissPolicy miss_policy = MissPolicy::kBlock;
+  LogOptions log;
+  std::string cache_directory;  // empty: no disk cache
+  std::vector<std::string> cache_layers;
+  jit::NvrtcSearch nvrtc;
+  EngineHooks hooks;
+};
+
+struct Cubin {
+  cache::Entry entry;
+  bool from_disk = false;
+};
+
+class Engine {
+ public:
+  // Throws Error{kNoDriver, kNoDevice, kUnsupported, kInvalidArgument, kDriverError}. A missing
+  // compiler and an unusable cache directory are no errors here.
+  explicit Engine(EngineOptions options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // The kernel, loaded; from memory, from disk, or compiled. One caller builds, others wait. `why`
+  // goes into the log line. Throws Error{kNoDevice} without a device, kNoCompiler, kCompileFailed,
+  // kFrozen, kDriverError. Never call it inside a stream capture of this thread.
+  const LoadedKernel& kernel_for(const jit::KernelSpec& spec, std::string_view why = {});
+
+  // As kernel_for, but without a device it stops at the cubin: for warming.
+  const KernelInfo& prepare(const jit::KernelSpec& spec, std::string_view why = {});
+
+  // Looks on disk, else compiles and publishes; several processes compile a key once between them
+  // where the disk cache is usable. Touches no driver and no GPU, remembers nothing in memory.
+  enum class Lookup { kUse, kSkip };
+  Cubin cubin_for(const jit::KernelSpec& spec, Lookup lookup = Lookup::kUse);
+
+  // What is in memory already, else null: no I/O and no driver call.
+  const LoadedKernel* find_loaded(const jit::KernelSpec& spec) const { return loaded_.find(spec); }
+  const KernelInfo* find_prepared(const jit::KernelSpec& spec) const;
+
+  // Hex of the key that a compile now would publish under; without a compiler, of the newest
+  // recorded toolchain; "" when there is neither.
+  std::string key_for(const jit::KernelSpec& spec);
+
+  bool has_device() const { return device_ != nullptr; }
+  const Device& device() const;  // throws Error{kNoDevice}
+  jit::Arch arch() const { return options_.arch; }
+  jit::Machine machine() const { return jit::Machine{num_sms_}; }
+  std::int32_t num_sms() const { return num_sms_; }
+  MissPolicy miss_policy() const { return options_.miss_policy; }
+  const Log& log() const { return log_; }
+
+  const cache::DiskCache& disk_cache() const { return cache_; }
+  std::uint64_t compiles() const { return compiles_.load(std::memory_order_relaxed); }
+  std::uint64_t loads() const { return loads_.load(std::memory_order_relaxed); }
+
+ private:
+  jit::Compiler* compiler();  // null when there is none; no_compiler_ then says why
+  std::vector<std::string> toolchains();
+  std::optional<Cubin> find_on_disk(const jit::Source& source);
+  std::optional<Cubin> find_on_disk(const jit::Source& source, const std::string& toolchain);
+  cache::Entry compile(const jit::Source& source, const jit::KernelSpec& spec);
+  [[noreturn]] void fail_miss(const jit::Source& source, const jit::KernelSpec& spec);
+  LoadedKernel build(const jit::KernelSpec& spec, std::string_view why);
+  LoadedKernel load(Cubin cubin);
+  void log_built(const jit::KernelSpec& spec, const KernelInfo& info, std::string_view why) const;
+
+  EngineOptions options_;
+  Log log_;
+  std::unique_ptr<const Device> device_;  // null without a device
+  std::int32_t num_sms_ = 0;
+  cache::DiskCache cache_;
+  std::string templates_digest_;
+
+  std::once_flag compiler_opened_;  // NVRTC is opened when the first key is needed
+  std::unique_ptr<jit::Compiler> compiler_;
+  std::string toolchain_;  // identity of compiler_ with its options
+  std::unique_ptr<Error> no_compiler_;
+
+  std::atomic<std::uint64_t> compiles_{0};
+  std::atomic<std::uint64_t> loads_{0};
+  OnceMap<jit::KernelSpec, LoadedKernel> loaded_;
+  OnceMap<jit::KernelSpec, KernelInfo> compiled_;  // engines without a device
+};
+
+// The engine behind a handle of the C API.
+Engine& engine_of(kiln_engine* handle);
+
+}  // namespace kiln::runtime
