@@ -14,7 +14,8 @@ struct alignas(64) TensorMap {  // a CUtensorMap, opaque to the kernel
 struct GemmParams {
   TensorMap a;    // [m, k] bytes, box {128, block_m / cluster_n}, 128B swizzle
   TensorMap b;    // [n, k] bytes, box {128, block_n / cluster_m}, 128B swizzle
-  TensorMap d;    // [m, n], box {128 bytes, 64}, 128B swizzle
+  TensorMap d;    // [m, n], box {chunk, 16 rows}; chunk bytes and their swizzle: d_chunk_bytes()
+                  // in smem_layout.cuh (128/64/32 B wide: that swizzle, 16 B: none)
   TensorMap sfa;  // [ceil(k/128), m] FP32, box {block_m, 1}; M-major only
   const float* sfa_rows;  // row-major only
   i64 ld_sfa;

@@ -1,0 +1,216 @@
+#include "jit/tile.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <optional>
+
+#include "jit/error.h"
+#include "templates/smem_layout.cuh"
+
+namespace kiln::jit {
+namespace {
+
+std::int32_t consumers(const Tile& t) { return t.warpgroups_m * t.warpgroups_n; }
+std::int32_t waves(const Tile& t) { return t.block_m / t.warpgroups_m / static_cast<int>(device::kWaveRows); }
+std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
+
+device::SmemLayout layout_of(const Tile& t, const Problem& p) {
+  return device::smem_layout({static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
+                              static_cast<std::uint32_t>(t.warpgroups_m), static_cast<std::uint32_t>(t.warpgroups_n),
+                              static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(element_bytes(p.out))});
+}
+
+// Registers a consumer thread has after redistribution (templates/gemm_dense.cuh), and needs: one
+// accumulator, one total per wave, the column scales of a ragged width, and what addresses take.
+std::int32_t registers_available(const Tile& t) { return consumers(t) == 4 ? 112 : consumers(t) == 3 ? 160 : 232; }
+std::int32_t registers_needed(const Tile& t) {
+  constexpr std::int32_t kOther = 32;
+  return (waves(t) + 1) * warpgroup_n(t) / 2 + kOther;
+}
+
+// The first rule that the tile breaks, in words.
+std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
+  const auto in = [](std::int32_t value, std::int32_t low, std::int32_t high) { return value >= low && value <= high; };
+  if (!in(t.warpgroups_m, 1, 4) || !in(t.warpgroups_n, 1, 4) || consumers(t) > 4)
+    return fmt::format("warpgroups_m x warpgroups_n must be 1 to 4 in all, got {}x{}", t.warpgroups_m, t.warpgroups_n);
+  if (!in(t.block_m, 64, 256) || t.block_m % (64 * t.warpgroups_m) != 0)
+    return fmt::format("block_m must be a multiple of 64 * warpgroups_m = {} in 64..256, got {}", 64 * t.warpgroups_m,
+                       t.block_m);
+  if (!in(t.block_n, 8, 256) || t.block_n % (8 * t.warpgroups_n) != 0)
+    return fmt::format("block_n must be a multiple of 8 * warpgroups_n = {} in 8..256, got {}", 8 * t.warpgroups_n,
+                       t.block_n);
+  if (!in(t.stages, 2, 32)) return fmt::format("stages must be in 2..32, got {}", t.stages);
+  const auto cluster_ok = [](std::int32_t c) { return c == 1 || c == 2 || c == 4 || c == 8; };
+  if (!cluster_ok(t.cluster_m) || !cluster_ok(t.cluster_n) || t.cluster_m * t.cluster_n > 8)
+    return fmt::format("cluster_m and cluster_n must be 1, 2, 4 or 8 with a product of at most 8, got {}x{}",
+                       t.cluster_m, t.cluster_n);
+  if (t.block_m % (8 * t.cluster_n) != 0)
+    return fmt::format("block_m must be a multiple of 8 * cluster_n = {} (each CTA loads whole swizzle atoms), got {}",
+                       8 * t.cluster_n, t.block_m);
+  if (t.block_n % (8 * t.cluster_m) != 0)
+    return fmt::format("block_n must be a multiple of 8 * cluster_m = {} (each CTA loads whole swizzle atoms), got {}",
+                       8 * t.cluster_m, t.block_n);
+  if (!in(t.raster_group, 1, 1024)) return fmt::format("raster_group must be in 1..1024, got {}", t.raster_group);
+  if (registers_needed(t) > registers_available(t))
+    return fmt::format("a consumer thread needs about {} registers and has {}: make block_n smaller or use more warpgroups",
+                       registers_needed(t), registers_available(t));
+  const std::int64_t bytes = layout_of(t, p).total;
+  if (bytes > device::kMaxSmemBytes)
+    return fmt::format("shared memory must be at most {} bytes, needs {}: use fewer stages or a smaller tile",
+                       device::kMaxSmemBytes, bytes);
+  return std::nullopt;
+}
+
+// As many stages as fit beside enough staging for D that its stores overlap, at most 16.
+std::int32_t most_stages(Tile t, const Problem& p) {
+  for (t.stages = 16; t.stages > 2; --t.stages) {
+    const auto layout = layout_of(t, p);
+    if (layout.total <= device::kMaxSmemBytes && layout.d_slots >= std::min(2u, layout.d_chunks)) break;
+  }
+  return t.stages;
+}
+
+// ---- the cost model ----
+//
+// Microseconds of one launch on an H200-like part. It ranks tiles; the absolute value is rough.
+// Constants are from measurements on an H200 (README "Benchmarks").
+
+constexpr double kClockGhz = 1.755;     // SM clock in a burst
+constexpr double kHbmBytesPerUs = 4.05e6;
+constexpr double kFixedUs = 2.8;        // launch, first load, drain
+
+// Cycles that one k-block of a tile takes in steady state.
+double cycles_per_k_block(const Tile& t) {
+  const double n = warpgroup_n(t);
+  const double mma = 4.0 * std::max(n / 2, 16 + n / 4);  // 4 WGMMAs of one wave
+  const double tensor = mma * waves(t) * consumers(t);
+  const double promotion = n / 2 * 1.15 + 60;             // FFMAs of one wave, scale loads, latency
+  const double chain = (mma + promotion) * waves(t) + 60;  // one warpgroup, nothing overlapped
+  return std::max(tensor * 1.04, chain);
+}
+
+double tile_cycles(const Tile& t, const Problem& p) {
+  const double k_blocks = static_cast<double>(scale_blocks(p.k));
+  const double bubble = p.out == OutputType::kBf16 ? 250 : 1500;  // between tiles
+  return k_blocks * cycles_per_k_block(t) + bubble;
+}
+
+}  // namespace
+
+void validate(const Tile& tile, const Problem& problem) {
+  if (auto rule = broken_rule(tile, problem))
+    throw Error(Status::kInvalidArgument, fmt::format("tile {}: {}", describe(tile), *rule));
+}
+
+bool is_legal(const Tile& tile, const Problem& problem) { return !broken_rule(tile, problem); }
+
+std::vector<Tile> legal_tiles(const Problem& problem) {
+  struct Shape {
+    std::int32_t block_m, warpgroups_m, warpgroups_n;
+  };
+  constexpr std::array kShapes{Shape{64, 1, 1}, Shape{64, 1, 2}, Shape{128, 2, 1}, Shape{192, 3, 1}, Shape{256, 2, 1}};
+  constexpr std::array kWidths{16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 256};
+  std::vector<Tile> tiles;
+  for (const Shape& s : kShapes) {
+    for (const std::int32_t width : kWidths) {
+      for (const std::int32_t cluster_m : {1, 2}) {
+        for (const std::int32_t cluster_n : {1, 2}) {
+          if (cluster_m * cluster_n > 2) continue;
+          Tile t{s.block_m, width, s.warpgroups_m, s.warpgroups_n, 2, cluster_m, cluster_n, 8};
+          t.stages = most_stages(t, problem);
+          if (is_legal(t, problem)) tiles.push_back(t);
+        }
+      }
+    }
+  }
+  return tiles;
+}
+
+double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machine& machine) {
+  const double rows = static_cast<double>(std::max<std::int64_t>(m, 1));
+  const double cluster = t.cluster_m * t.cluster_n;
+  const double tiles = std::ceil(rows / (t.block_m * t.cluster_m)) *
+                       std::ceil(static_cast<double>(p.n) / (t.block_n * t.cluster_n));
+  const double waves_of_tiles = std::ceil(tiles / std::max(1.0, std::floor(machine.num_sms / cluster)));
+  const double compute_us = waves_of_tiles * tile_cycles(t, p) / (kClockGhz * 1e3);
+  const double bytes = rows * p.k + static_cast<double>(p.n) * p.k + rows * p.n * element_bytes(p.out) * (p.accumulate ? 2 : 1);
+  return kFixedUs + std::max(compute_us, bytes / kHbmBytesPerUs);
+}
+
+Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine) {
+  std::optional<Tile> best;
+  double best_us = 0;
+  for (const Tile& tile : legal_tiles(problem)) {
+    const double us = estimate_us(problem, tile, m, machine);
+    if (!best || us < best_us) {
+      best = tile;
+      best_us = us;
+    }
+  }
+  return *best;  // the menu always holds 64x16
+}
+
+std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine) {
+  constexpr std::array<std::int64_t, 18> kUpper{16,   32,   64,   128,  192,  256,  384,  512,   768,
+                                                1024, 1536, 2048, 3072, 4096, 6144, 8192, 16384, kMaxM};
+  constexpr std::int64_t kLargestModelled = 32768;
+  std::vector<TileInterval> plan;
+  std::int64_t first = 0;
+  for (const std::int64_t last : kUpper) {
+    const Tile tile = choose_tile(problem, std::min(last, kLargestModelled), machine);
+    if (!plan.empty() && plan.back().tile == tile) {
+      plan.back().m_max = last;
+    } else {
+      plan.push_back({first, last, tile});
+    }
+    first = last + 1;
+  }
+  return plan;
+}
+
+std::string describe(const Tile& t) {
+  return fmt::format("{}x{}/{}x{}/s{}/c{}x{}/r{}", t.block_m, t.block_n, t.warpgroups_m, t.warpgroups_n, t.stages,
+                     t.cluster_m, t.cluster_n, t.raster_group);
+}
+
+Tile parse_tile(std::string_view text, std::string_view field) {
+  const auto fail = [&]() -> Error {
+    return Error(Status::kInvalidArgument,
+                 fmt::format("{} must look like 128x192/2x1/s4/c2x1/r8 (block_m x block_n / warpgroups / stages / "
+                             "cluster / raster; trailing parts may be left out), got \"{}\"",
+                             field, text));
+  };
+  std::string_view rest = text;
+  const auto number = [&] {
+    std::int32_t value = 0;
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), value);
+    if (error != std::errc{}) throw fail();
+    rest.remove_prefix(static_cast<std::size_t>(end - rest.data()));
+    return value;
+  };
+  const auto expect = [&](std::string_view token) {
+    if (!rest.starts_with(token)) throw fail();
+    rest.remove_prefix(token.size());
+  };
+  Tile t;
+  t.block_m = number();
+  expect("x");
+  t.block_n = number();
+  t.warpgroups_m = std::max(1, t.block_m == 256 ? 2 : t.block_m / 64);
+  if (!rest.empty()) expect("/"), t.warpgroups_m = number(), expect("x"), t.warpgroups_n = number();
+  if (!rest.empty()) expect("/s"), t.stages = number();
+  if (!rest.empty()) expect("/c"), t.cluster_m = number(), expect("x"), t.cluster_n = number();
+  if (!rest.empty()) expect("/r"), t.raster_group = number();
+  if (!rest.empty()) throw fail();
+  return t;
+}
+
+std::int32_t threads(const Tile& t) { return 128 * (consumers(t) + 1); }
+
+std::int64_t smem_bytes(const Tile& t, const Problem& p) { return layout_of(t, p).total; }
+
+}  // namespace kiln::jit

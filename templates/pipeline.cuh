@@ -1,0 +1,36 @@
+// The ring that the producer and the consumers walk in step, and waiting on its barriers.
+#pragma once
+
+#include "ptx.cuh"
+
+// Position in a ring of kSize stages. A consumer waits for the full barrier with `phase`, a producer
+// for the empty barrier with `phase ^ 1`: a fresh barrier lets the first round through.
+template <u32 kSize>
+struct Ring {
+  u32 stage = 0;
+  u32 phase = 0;
+
+  KILN_DEVICE void advance() {
+    if (++stage == kSize) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// try_wait suspends the warp for a while in hardware before it reports failure, so this is no hot spin.
+KILN_DEVICE void wait(u32 barrier, u32 parity) {
+  while (!mbarrier_try_wait_parity(barrier, parity)) {
+  }
+}
+
+// The same where arrivals come from other CTAs of the cluster.
+template <bool kCluster>
+KILN_DEVICE void wait_from_cluster(u32 barrier, u32 parity) {
+  if constexpr (kCluster) {
+    while (!mbarrier_try_wait_parity_cluster(barrier, parity)) {
+    }
+  } else {
+    wait(barrier, parity);
+  }
+}
