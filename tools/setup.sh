@@ -27,7 +27,7 @@ setup_quietly() {
   local log status=0
   log=$(mktemp)
   "$@" >"$log" 2>&1 </dev/null || status=$?
-  if ((status != 0)); then tail -n 15 "$log" | sed 's/^/  | /' >&2; fi
+  if ((status != 0)); then tail -n 8 "$log" | sed 's/^/  | /' >&2; fi
   rm -f "$log"
   return "$status"
 }
@@ -171,10 +171,21 @@ setup_venv() {
   printf '%s\n' "$*" >"$stamp"
 }
 
+# A wheel that pip finished installing has its RECORD; the user may have done it by hand.
+have_cuda_wheels() {
+  local packages
+  for packages in "$setup_repo"/.venv/lib/python3*/site-packages; do
+    [[ -e $packages/nvidia/cu13/include/cuda.h ]] && nvrtc_in "$packages/nvidia/cu13/lib" >/dev/null &&
+      compgen -G "$packages/nvidia_cuda_nvrtc-*/RECORD" >/dev/null &&
+      compgen -G "$packages/nvidia_cuda_runtime-*/RECORD" >/dev/null && return 0
+  done
+  return 1
+}
+
 setup_cuda() {
   local lib
   have_nvrtc && have_cuda_header && return 0
-  if ! setup_venv "$setup_repo/.venv" "${setup_cuda_wheels[@]}"; then
+  if ! have_cuda_wheels && ! setup_venv "$setup_repo/.venv" "${setup_cuda_wheels[@]}"; then
     setup_fail "no CUDA toolkit with NVRTC 12.4 or newer and cuda.h was found, and the wheels that replace it could not be fetched" \
       "do one of these, then run this again:" \
       "  install the CUDA toolkit (12.4 to 13.x); set CUDA_HOME if it is not in /usr/local/cuda" \
