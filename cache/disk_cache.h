@@ -11,12 +11,16 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 #include "cache/digest.h"
 #include "cache/entry.h"
 
 namespace kiln::cache {
+
+struct Files;  // the system calls, cache/files.h
 
 struct Options {
   std::string directory;             // writable root; empty: memory only
@@ -53,7 +57,7 @@ struct Stats {
 class KeyLock {
  public:
   KeyLock() = default;
-  explicit KeyLock(int fd) : fd_(fd) {}
+  explicit KeyLock(int fd, const Files* files = nullptr) : fd_(fd), files_(files) {}
   KeyLock(KeyLock&& other) noexcept;
   KeyLock& operator=(KeyLock&& other) noexcept;
   ~KeyLock();
@@ -61,19 +65,21 @@ class KeyLock {
 
  private:
   int fd_ = -1;
+  const Files* files_ = nullptr;
 };
 
 struct ListedEntry {
   std::string path;
   std::uint64_t bytes = 0;
   std::int64_t modified_unix_s = 0;
-  std::variant<Entry, Defect> content;  // as decode() says; verify() reports the same
-  bool untrusted = false;               // owner or mode refused
+  std::variant<Entry, Defect> content;  // as decode() says; kTruncated when it cannot be read
+  bool untrusted = false;               // owner, mode or kind of file refused: not read, kFormat
 };
 
 class DiskCache {
  public:
   explicit DiskCache(Options options);
+  DiskCache(Options options, const Files& files);  // for tests that let system calls fail
   ~DiskCache();
   DiskCache(const DiskCache&) = delete;
   DiskCache& operator=(const DiskCache&) = delete;
