@@ -28,7 +28,8 @@ class DeviceBuffer {
     return reinterpret_cast<T*>(static_cast<std::uintptr_t>(address_) + byte_offset);
   }
 
-  // Synchronous copies; [byte_offset, byte_offset + host.size()) must lie inside the buffer.
+  // Complete on return, but not ordered after work on other streams: synchronise those first.
+  // [byte_offset, byte_offset + host.size()) must lie inside the buffer.
   void upload(std::span<const std::byte> host, std::size_t byte_offset = 0) const;
   void download(std::span<std::byte> host, std::size_t byte_offset = 0) const;
   // Sets every byte, in order on the stream.

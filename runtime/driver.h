@@ -6,6 +6,7 @@
 
 #include <cuda.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -28,9 +29,6 @@ namespace kiln::runtime {
   X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)                                 \
   X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) X(cuEventSynchronize)                   \
   X(cuEventElapsedTime)
-
-// Newer than the oldest driver Kiln runs on: null where the driver lacks them.
-#define KILN_OPTIONAL_DRIVER_CALLS(X) X(cuKernelGetParamInfo) X(cuFuncLoad)
 
 inline constexpr const char* kDriverLibrary = "libcuda.so.1";
 
@@ -55,11 +53,15 @@ class Driver {
 
 #define KILN_DECLARE(name) decltype(&::name) name = nullptr;
   KILN_DRIVER_CALLS(KILN_DECLARE)
-  KILN_OPTIONAL_DRIVER_CALLS(KILN_DECLARE)
 #undef KILN_DECLARE
+  // Of CUDA 12.4: null where the driver is older, and not in every cuda.h that Kiln builds with.
+  CUresult (*cuKernelGetParamInfo)(CUkernel, std::size_t, std::size_t*, std::size_t*) = nullptr;
+  CUresult (*cuFuncLoad)(CUfunction) = nullptr;
 
  private:
   Driver() = default;
+  void bind_calls();
+  void initialise();
   [[noreturn]] void fail(CUresult result, const char* call) const;
 
   void* handle_ = nullptr;

@@ -70,6 +70,11 @@ class Engine {
   // kFrozen, kDriverError. Never call it inside a stream capture of this thread.
   const LoadedKernel& kernel_for(const jit::KernelSpec& spec, std::string_view why = {});
 
+  // What a launch does on a miss: the kernel if it is in memory, else what the miss policy says.
+  // While `stream` is being captured it asks the driver nothing else and throws Error{kNotReady}.
+  const LoadedKernel& kernel_at_launch(const jit::KernelSpec& spec, CUstream stream,
+                                       std::string_view why = {});
+
   // As kernel_for, but without a device it stops at the cubin: for warming.
   const KernelInfo& prepare(const jit::KernelSpec& spec, std::string_view why = {});
 
@@ -77,6 +82,11 @@ class Engine {
   // where the disk cache is usable. Touches no driver and no GPU, remembers nothing in memory.
   enum class Lookup { kUse, kSkip };
   Cubin cubin_for(const jit::KernelSpec& spec, Lookup lookup = Lookup::kUse);
+
+  // Throws Error{kCapturing} when the driver shows that a stream is being captured: the per-thread
+  // stream, or any blocking stream of the context. Captures of other streams cannot be seen from
+  // here; loading does not disturb them (see LoadedKernel::load).
+  void refuse_in_capture(const char* what) const;
 
   // What is in memory already, else null: no I/O and no driver call.
   const LoadedKernel* find_loaded(const jit::KernelSpec& spec) const { return loaded_.find(spec); }
@@ -94,19 +104,30 @@ class Engine {
   MissPolicy miss_policy() const { return options_.miss_policy; }
   const Log& log() const { return log_; }
 
+  cache::DiskCache& disk_cache() { return cache_; }
   const cache::DiskCache& disk_cache() const { return cache_; }
+  // Since construction: kernels found on disk, kernels not found there, NVRTC runs, driver loads.
+  std::uint64_t hits() const { return hits_.load(std::memory_order_relaxed); }
+  std::uint64_t misses() const { return misses_.load(std::memory_order_relaxed); }
   std::uint64_t compiles() const { return compiles_.load(std::memory_order_relaxed); }
   std::uint64_t loads() const { return loads_.load(std::memory_order_relaxed); }
 
  private:
+  struct Key {
+    cache::Digest digest;
+    cache::Digest toolchain;
+    std::string text;
+  };
+
   jit::Compiler* compiler();  // null when there is none; no_compiler_ then says why
-  std::vector<std::string> toolchains();
+  std::vector<std::string> toolchains();  // whose cubins are acceptable now, best first
+  Key key_of(const jit::Source& source, const std::string& toolchain) const;
   std::optional<Cubin> find_on_disk(const jit::Source& source);
-  std::optional<Cubin> find_on_disk(const jit::Source& source, const std::string& toolchain);
-  cache::Entry compile(const jit::Source& source, const jit::KernelSpec& spec);
-  [[noreturn]] void fail_miss(const jit::Source& source, const jit::KernelSpec& spec);
-  LoadedKernel build(const jit::KernelSpec& spec, std::string_view why);
-  LoadedKernel load(Cubin cubin);
+  std::optional<Cubin> find_on_disk(const jit::Source& source, const Key& key);
+  cache::Entry compile(const jit::KernelSpec& spec, const jit::Source& source, Key key);
+  [[noreturn]] void fail_miss(const jit::KernelSpec& spec, const jit::Source& source);
+  LoadedKernel build_loaded(const jit::KernelSpec& spec);
+  KernelInfo build_cubin(const jit::KernelSpec& spec);
   void log_built(const jit::KernelSpec& spec, const KernelInfo& info, std::string_view why) const;
 
   EngineOptions options_;
@@ -121,11 +142,16 @@ class Engine {
   std::string toolchain_;  // identity of compiler_ with its options
   std::unique_ptr<Error> no_compiler_;
 
+  std::atomic<std::uint64_t> hits_{0};
+  std::atomic<std::uint64_t> misses_{0};
   std::atomic<std::uint64_t> compiles_{0};
   std::atomic<std::uint64_t> loads_{0};
   OnceMap<jit::KernelSpec, LoadedKernel> loaded_;
   OnceMap<jit::KernelSpec, KernelInfo> compiled_;  // engines without a device
 };
+
+// Digest of the embedded kernel templates, in hex; part of every key.
+std::string templates_digest();
 
 // The engine behind a handle of the C API.
 Engine& engine_of(kiln_engine* handle);

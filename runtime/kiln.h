@@ -101,7 +101,7 @@ typedef struct kiln_probe_report {
   char device_name[128];
   char device_message[1024];
 } kiln_probe_report;
-#define KILN_PROBE_REPORT_INIT {sizeof(kiln_probe_report), 1}
+#define KILN_PROBE_REPORT_INIT {sizeof(kiln_probe_report), 1, 0, 0, 0, 0, 0, 0, 0, 0, "", "", "", "", "", ""}
 
 /* nvrtc_path: as in kiln_engine_options, or NULL. */
 KILN_API kiln_status kiln_probe(const char* nvrtc_path, kiln_probe_report* report);
@@ -231,7 +231,8 @@ typedef struct kiln_plan_description {
   char key[72];                  /* hex of the cache key, or "" without a compiler identity */
   char reason[256];              /* why this tile, in words */
 } kiln_plan_description;
-#define KILN_PLAN_DESCRIPTION_INIT {sizeof(kiln_plan_description), 1}
+#define KILN_PLAN_DESCRIPTION_INIT \
+  {sizeof(kiln_plan_description), 1, KILN_TILE_INIT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "", ""}
 
 /* What a launch with this M would use. Compiles and loads nothing. */
 KILN_API kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m,
@@ -336,7 +337,8 @@ typedef struct kiln_cache_statistics {
   uint64_t published, publish_lost_race, publish_failed, quarantined, evicted, lock_waits, lock_timeouts;
   char message[512];      /* why the state is not usable; "" otherwise */
 } kiln_cache_statistics;
-#define KILN_CACHE_STATISTICS_INIT {sizeof(kiln_cache_statistics), 1}
+#define KILN_CACHE_STATISTICS_INIT \
+  {sizeof(kiln_cache_statistics), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ""}
 
 KILN_API kiln_status kiln_cache_stats(const kiln_engine* engine, kiln_cache_statistics* statistics);
 

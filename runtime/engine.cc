@@ -1,0 +1,347 @@
+#include "runtime/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <ctime>
+#include <utility>
+
+namespace kiln::runtime {
+namespace {
+
+// Several times what the slowest tile takes to compile on a loaded machine. It bounds how long a
+// stopped process that holds the lock can delay this one, which then compiles for itself.
+constexpr std::uint32_t kLockTimeoutMs = 20'000;
+
+constexpr std::string_view kKeySchema = "kiln-kernel-1";
+constexpr std::int32_t kMaxNumSms = 1024;
+
+// A compiler with its options, in one line. It is recorded beside the cache, so that a machine
+// without a compiler can form the same keys.
+std::string toolchain_text(const jit::Compiler& compiler, jit::Arch arch) {
+  std::string text = compiler.fingerprint();
+  for (const std::string& option : compiler.options(arch)) text += fmt::format(" [{}]", option);
+  return text;
+}
+
+// The first "major.minor" of a fingerprint, informative only.
+std::uint32_t version_of(std::string_view fingerprint) {
+  const std::size_t digit = std::min(fingerprint.find_first_of("0123456789"), fingerprint.size());
+  const char* const end = fingerprint.data() + fingerprint.size();
+  std::uint16_t major = 0;
+  std::uint16_t minor = 0;
+  const auto parsed = std::from_chars(fingerprint.data() + digit, end, major);
+  if (parsed.ptr != end && *parsed.ptr == '.') std::from_chars(parsed.ptr + 1, end, minor);
+  return std::uint32_t{major} << 16 | minor;
+}
+
+bool launches_as(const cache::Entry& entry, const jit::Source& source) {
+  return entry.kernel_name == source.entry &&
+         describe_entry(entry, true).launch == source.launch;
+}
+
+double ms_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// Whether the driver says that work enqueued on `stream` now would be captured, or refused because
+// of a capture. Without any current context there is no answer for a stream that depends on it.
+bool is_capturing(const Driver& driver, CUstream stream) {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  switch (const CUresult result = driver.cuStreamIsCapturing(stream, &status); result) {
+    case CUDA_SUCCESS: return status != CU_STREAM_CAPTURE_STATUS_NONE;
+    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
+    case CUDA_ERROR_STREAM_CAPTURE_INVALIDATED:
+    case CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
+    case CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD: return true;
+    case CUDA_ERROR_INVALID_CONTEXT: return false;
+    default: driver.check(result, "cuStreamIsCapturing"); return false;
+  }
+}
+
+std::unique_ptr<const Device> open_device(const EngineOptions& options) {
+  if (options.device == kDeviceNone) {
+    jit::parse_arch(jit::name(options.arch), "arch");
+    return nullptr;
+  }
+  if (options.device < 0 && options.device != kDeviceCurrent) {
+    throw Error(Status::kInvalidArgument,
+                fmt::format("device must be an ordinal >= 0, KILN_DEVICE_NONE (-1) or KILN_DEVICE_CURRENT "
+                            "(-2), got {}",
+                            options.device));
+  }
+  std::shared_ptr<const Driver> driver = Driver::open(options.hooks.driver_library);
+  return options.device == kDeviceCurrent ? Device::current(std::move(driver))
+                                          : Device::open(std::move(driver), options.device);
+}
+
+std::int32_t choose_num_sms(const EngineOptions& options, const Device* device) {
+  if (device == nullptr) {
+    if (options.num_sms >= 1 && options.num_sms <= kMaxNumSms) return options.num_sms;
+    throw Error(Status::kInvalidArgument,
+                fmt::format("num_sms must be in 1..{} for an engine without a device, got {}: give the SM "
+                            "count of the GPU that will run the kernels, e.g. 132 for an H100 SXM or H200",
+                            kMaxNumSms, options.num_sms));
+  }
+  const int available = device->info().num_sms;
+  if (options.num_sms >= 0 && options.num_sms <= available) {
+    return options.num_sms == 0 ? available : options.num_sms;
+  }
+  throw Error(Status::kInvalidArgument,
+              fmt::format("num_sms must be 0 (all) or at most the {} SMs of device {} ({}), got {}",
+                          available, device->info().ordinal, device->info().name, options.num_sms));
+}
+
+cache::Options cache_options(const EngineOptions& options, const Log& log) {
+  cache::Options result;
+  result.directory = options.cache_directory;
+  result.layers = options.cache_layers;
+  result.warn = [&log](const std::string& message) { log.write(LogLevel::kWarning, message); };
+  return result;
+}
+
+}  // namespace
+
+std::string templates_digest() {
+  cache::KeyBuilder builder("kiln-templates-1");
+  for (const jit::TemplateFile& file : jit::template_files()) builder.add(file.name, file.text);
+  return cache::to_hex(builder.digest());
+}
+
+Engine::Engine(EngineOptions options)
+    : options_(std::move(options)),
+      log_(options_.log),
+      device_(open_device(options_)),
+      num_sms_(choose_num_sms(options_, device_.get())),
+      cache_(cache_options(options_, log_)),
+      templates_digest_(templates_digest()) {}
+
+Engine::~Engine() = default;
+
+// ---- The central path ----
+
+Cubin Engine::cubin_for(const jit::KernelSpec& spec, Lookup lookup) {
+  const jit::Source source = jit::render(spec);
+  if (lookup == Lookup::kUse) {
+    if (std::optional<Cubin> hit = find_on_disk(source)) return std::move(*hit);
+  }
+  misses_.fetch_add(1, std::memory_order_relaxed);
+  if (miss_policy() == MissPolicy::kFrozen || compiler() == nullptr) fail_miss(spec, source);
+
+  const Key key = key_of(source, toolchain_);
+  const cache::KeyLock lock = cache_.lock(key.digest, kLockTimeoutMs);
+  if (lock.held() && lookup == Lookup::kUse) {  // whoever held it before may have compiled just this
+    if (std::optional<Cubin> hit = find_on_disk(source, key)) return std::move(*hit);
+  }
+  Cubin built{compile(spec, source, key), false};
+  if (cache_.publish(built.entry)) cache_.record_toolchain(toolchain_);
+  return built;
+}
+
+const LoadedKernel& Engine::kernel_for(const jit::KernelSpec& spec, std::string_view why) {
+  device();
+  return loaded_.get_or_build(spec, [&] {
+    LoadedKernel kernel = build_loaded(spec);
+    log_built(spec, kernel.info(), why);
+    return kernel;
+  });
+}
+
+const KernelInfo& Engine::prepare(const jit::KernelSpec& spec, std::string_view why) {
+  if (has_device()) return kernel_for(spec, why).info();
+  return compiled_.get_or_build(spec, [&] {
+    KernelInfo info = build_cubin(spec);
+    log_built(spec, info, why);
+    return info;
+  });
+}
+
+LoadedKernel Engine::build_loaded(const jit::KernelSpec& spec) {
+  const auto load = [&](const Cubin& cubin, double lookup_ms) {
+    KernelInfo info = describe_entry(cubin.entry, cubin.from_disk);
+    info.load_ms = cubin.from_disk ? lookup_ms : 0;
+    LoadedKernel kernel = LoadedKernel::load(device(), cubin.entry, std::move(info));
+    loads_.fetch_add(1, std::memory_order_relaxed);
+    return kernel;
+  };
+  const auto begin = std::chrono::steady_clock::now();
+  const Cubin cubin = cubin_for(spec);
+  if (!cubin.from_disk) return load(cubin, 0);
+  try {
+    return load(cubin, ms_since(begin));
+  } catch (const BadCubin& error) {
+    log_.write(LogLevel::kWarning, fmt::format("{}; it is set aside and compiled again", error.what()));
+  }
+  cache_.reject(cubin.entry.key);
+  return load(cubin_for(spec, Lookup::kSkip), 0);
+}
+
+KernelInfo Engine::build_cubin(const jit::KernelSpec& spec) {
+  const Cubin cubin = cubin_for(spec);
+  return describe_entry(cubin.entry, cubin.from_disk);
+}
+
+// ---- What may happen when ----
+
+const LoadedKernel& Engine::kernel_at_launch(const jit::KernelSpec& spec, CUstream stream,
+                                             std::string_view why) {
+  if (const LoadedKernel* kernel = find_loaded(spec)) return *kernel;
+  const Driver& driver = device().driver();
+  const auto not_ready = [&](const char* reason) {
+    return Error(Status::kNotReady, fmt::format("the kernel of {} is not loaded, and {}: call "
+                                                "kiln_plan_prepare (or kiln_quantizer_prepare) beforehand",
+                                                jit::describe(spec), reason));
+  };
+  if (is_capturing(driver, stream)) throw not_ready("the stream is being captured");
+  if (miss_policy() == MissPolicy::kNotReady) throw not_ready("the engine's miss policy is not-ready");
+  const ContextScope scope(driver, device().context());
+  // The default streams belong to the current context, which may only now be the engine's.
+  if (scope.pushed() && is_capturing(driver, stream)) throw not_ready("the stream is being captured");
+  return kernel_for(spec, why);
+}
+
+void Engine::refuse_in_capture(const char* what) const {
+  if (!has_device()) return;
+  const ContextScope scope(device().driver(), device().context());
+  if (!is_capturing(device().driver(), CU_STREAM_LEGACY) &&
+      !is_capturing(device().driver(), CU_STREAM_PER_THREAD)) {
+    return;
+  }
+  throw Error(Status::kCapturing, fmt::format("{} may compile and load kernels and was called while a stream "
+                                              "is being captured: call it before the capture begins",
+                                              what));
+}
+
+// ---- Keys and the disk ----
+
+Engine::Key Engine::key_of(const jit::Source& source, const std::string& toolchain) const {
+  cache::KeyBuilder builder(kKeySchema);
+  builder.add("templates", templates_digest_)
+      .add("arch", jit::name(source.arch))
+      .add("entry", source.entry)
+      .add("toolchain", toolchain)
+      .add("program", cache::to_hex(cache::sha256(source.text)));
+  for (const auto& [name, value] : source.constants) builder.add(name, value);
+  return {builder.digest(), cache::sha256(toolchain), builder.text()};
+}
+
+jit::Compiler* Engine::compiler() {
+  std::call_once(compiler_opened_, [&] {
+    try {
+      compiler_ = options_.hooks.open_compiler(options_.nvrtc);
+      toolchain_ = toolchain_text(*compiler_, arch());
+    } catch (const Error& error) {
+      no_compiler_ = std::make_unique<Error>(error);
+      log_.write(LogLevel::kInfo, fmt::format("no compiler, only cached kernels: {}", error.what()));
+    }
+  });
+  return compiler_.get();
+}
+
+std::vector<std::string> Engine::toolchains() {
+  std::vector<std::string> result;
+  const bool can_compile = compiler() != nullptr;
+  if (can_compile) result.push_back(toolchain_);
+  if (can_compile && miss_policy() != MissPolicy::kFrozen) return result;
+  // What cannot be compiled here may have been compiled elsewhere, with another NVRTC.
+  for (std::string& recorded : cache_.recorded_toolchains()) {
+    if (recorded != toolchain_) result.push_back(std::move(recorded));
+  }
+  return result;
+}
+
+std::optional<Cubin> Engine::find_on_disk(const jit::Source& source) {
+  for (const std::string& toolchain : toolchains()) {
+    if (std::optional<Cubin> hit = find_on_disk(source, key_of(source, toolchain))) return hit;
+  }
+  return std::nullopt;
+}
+
+std::optional<Cubin> Engine::find_on_disk(const jit::Source& source, const Key& key) {
+  std::optional<cache::Entry> entry = cache_.lookup(key.digest, key.toolchain);
+  if (!entry) return std::nullopt;
+  if (!launches_as(*entry, source)) {
+    log_.write(LogLevel::kWarning, fmt::format("cache entry {} holds another kernel than {}; it is set aside",
+                                               cache::to_hex(key.digest), source.entry));
+    cache_.reject(key.digest);
+    return std::nullopt;
+  }
+  hits_.fetch_add(1, std::memory_order_relaxed);
+  return Cubin{std::move(*entry), true};
+}
+
+cache::Entry Engine::compile(const jit::KernelSpec& spec, const jit::Source& source, Key key) {
+  compiles_.fetch_add(1, std::memory_order_relaxed);
+  jit::CompiledKernel compiled = compiler_->compile(source);
+  cache::Entry entry;
+  entry.key = key.digest;
+  entry.toolchain = key.toolchain;
+  entry.sm = static_cast<std::uint32_t>(source.arch.sm);
+  entry.compiler_version = version_of(compiler_->fingerprint());
+  entry.created_unix_s = static_cast<std::uint64_t>(std::time(nullptr));
+  entry.key_text = std::move(key.text);
+  entry.description = jit::describe(spec);
+  entry.kernel_name = source.entry;
+  entry.threads = static_cast<std::uint32_t>(source.launch.threads);
+  entry.cluster = static_cast<std::uint32_t>(source.launch.cluster);
+  entry.dynamic_smem_bytes = static_cast<std::uint64_t>(source.launch.dynamic_smem_bytes);
+  entry.param_bytes = static_cast<std::uint32_t>(source.launch.param_bytes);
+  entry.registers = static_cast<std::uint32_t>(compiled.resources.registers);
+  entry.spill_store_bytes = static_cast<std::uint32_t>(compiled.resources.spill_store_bytes);
+  entry.spill_load_bytes = static_cast<std::uint32_t>(compiled.resources.spill_load_bytes);
+  entry.stack_bytes = static_cast<std::uint32_t>(compiled.resources.stack_bytes);
+  entry.static_smem_bytes = static_cast<std::uint32_t>(compiled.resources.static_smem_bytes);
+  entry.compile_us = static_cast<std::uint32_t>(compiled.compile_ms * 1e3);
+  entry.cubin = std::move(compiled.cubin);
+  entry.log = std::move(compiled.log);
+  entry.source = source.text;
+  return entry;
+}
+
+void Engine::fail_miss(const jit::KernelSpec& spec, const jit::Source& source) {
+  const std::vector<std::string> known = toolchains();
+  const std::string key = known.empty() ? "" : cache::to_hex(key_of(source, known.front()).digest);
+  const std::string what = fmt::format(
+      "the kernel of {} is not in the cache ({})", jit::describe(spec),
+      key.empty() ? "it has no key here: there is no NVRTC and the cache records none" : "key " + key);
+  if (miss_policy() == MissPolicy::kFrozen) {
+    throw Error(Status::kFrozen, what + ", and compiling is not allowed (KILN_MISS_FROZEN or "
+                                        "KILN_NO_COMPILE): warm the cache with `kiln warm`, or allow it");
+  }
+  throw Error(no_compiler_->status(), what + ", and cannot be compiled: " + no_compiler_->what());
+}
+
+// ---- Questions ----
+
+const KernelInfo* Engine::find_prepared(const jit::KernelSpec& spec) const {
+  if (!has_device()) return compiled_.find(spec);
+  const LoadedKernel* kernel = loaded_.find(spec);
+  return kernel != nullptr ? &kernel->info() : nullptr;
+}
+
+std::string Engine::key_for(const jit::KernelSpec& spec) {
+  const std::vector<std::string> known = toolchains();
+  return known.empty() ? std::string() : cache::to_hex(key_of(jit::render(spec), known.front()).digest);
+}
+
+const Device& Engine::device() const {
+  if (device_ != nullptr) return *device_;
+  throw Error(Status::kNoDevice,
+              "the engine was created with KILN_DEVICE_NONE: it plans, compiles and caches, but cannot "
+              "launch; create one with a device ordinal or KILN_DEVICE_CURRENT");
+}
+
+void Engine::log_built(const jit::KernelSpec& spec, const KernelInfo& info, std::string_view why) const {
+  if (!log_.enabled(LogLevel::kInfo)) return;
+  log_.write(LogLevel::kInfo,
+             fmt::format("{} {} in {:.1f} ms: {} registers, {} bytes spilled, {} bytes of shared memory, "
+                         "cubin of {} bytes, key {}{}{}",
+                         info.from_disk ? "found" : "compiled", jit::describe(spec),
+                         info.from_disk ? info.load_ms : info.compile_ms + info.load_ms, info.registers,
+                         info.spill_bytes, info.launch.dynamic_smem_bytes + info.static_smem_bytes,
+                         info.cubin_bytes, info.key.substr(0, 16), why.empty() ? "" : ": ", why));
+}
+
+}  // namespace kiln::runtime

@@ -1,0 +1,34 @@
+// Quantizer: one kind of FP8 cast, and its launch. Keeps the engine alive. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "jit/source.h"
+#include "runtime/engine.h"
+#include "runtime/kiln.h"
+
+namespace kiln::runtime {
+
+class Quantizer {
+ public:
+  // Pure CPU. Throws Error{kInvalidArgument}.
+  Quantizer(std::shared_ptr<Engine> engine, const jit::QuantizeSpec& spec);
+
+  // As Plan::prepare.
+  void prepare();
+
+  // The contract of kiln_quantize. `operands` is complete: every byte of it is meant.
+  void launch(const kiln_quantize_operands& operands, CUstream stream) const;
+
+ private:
+  void check(const kiln_quantize_operands& operands) const;
+  std::uint32_t num_ctas(const kiln_quantize_operands& operands) const;
+  jit::KernelSpec kernel_spec() const { return {spec_, engine_->arch()}; }
+
+  std::shared_ptr<Engine> engine_;
+  jit::QuantizeSpec spec_;
+  mutable std::atomic<const LoadedKernel*> kernel_{nullptr};  // the engine owns it
+};
+
+}  // namespace kiln::runtime

@@ -1,0 +1,76 @@
+#include "runtime/tensor_map.h"
+
+#include <fmt/format.h>
+
+namespace kiln::runtime {
+namespace {
+
+// The driver asks for 64-byte alignment; the type that cuda.h declares has 128 since CUDA 13.
+static_assert(sizeof(device::TensorMap) == sizeof(CUtensorMap) && alignof(device::TensorMap) >= 64,
+              "the kernels' parameter structs hold the driver's tensor maps as they are");
+
+CUtensorMapSwizzle swizzle_of(std::uint32_t row_bytes) {
+  switch (row_bytes) {
+    case 128: return CU_TENSOR_MAP_SWIZZLE_128B;
+    case 64: return CU_TENSOR_MAP_SWIZZLE_64B;
+    case 32: return CU_TENSOR_MAP_SWIZZLE_32B;
+    default: return CU_TENSOR_MAP_SWIZZLE_NONE;
+  }
+}
+
+struct Format {
+  CUtensorMapDataType type;
+  std::uint32_t element_bytes;
+  std::uint32_t box_cols;
+  std::uint32_t box_rows;
+  CUtensorMapSwizzle swizzle;
+  CUtensorMapL2promotion promotion;
+};
+
+void encode(const Driver& driver, const char* name, const MatrixView& view, const Format& format,
+            device::TensorMap* map) {
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(view.cols), static_cast<cuuint64_t>(view.rows)};
+  const cuuint64_t strides_bytes[] = {static_cast<cuuint64_t>(view.stride) * format.element_bytes};
+  const cuuint32_t box[] = {format.box_cols, format.box_rows};
+  const cuuint32_t element_strides[] = {1, 1};
+  const CUresult result = driver.cuTensorMapEncodeTiled(
+      reinterpret_cast<CUtensorMap*>(map), format.type, 2, const_cast<void*>(view.address), extents,
+      strides_bytes, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, format.swizzle,
+      format.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result == CUDA_SUCCESS) return;
+  throw Error(Status::kInvalidArgument,
+              fmt::format("{}: the driver accepts no tensor map for {} rows of {} elements, {} apart, at "
+                          "{} (cuTensorMapEncodeTiled: {}): check the address and the stride",
+                          name, view.rows, view.cols, view.stride, view.address,
+                          driver.error_text(result)));
+}
+
+}  // namespace
+
+void encode_fp8(const Driver& driver, const char* name, const MatrixView& view, std::uint32_t box_rows,
+                device::TensorMap* map) {
+  encode(driver, name, view,
+         Format{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, device::kBlockK, box_rows, swizzle_of(device::kBlockK),
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B},
+         map);
+}
+
+void encode_output(const Driver& driver, const MatrixView& view, std::int64_t element_bytes,
+                   std::uint32_t chunk_bytes, device::TensorMap* map) {
+  const auto bytes = static_cast<std::uint32_t>(element_bytes);
+  encode(driver, "d", view,
+         Format{bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32, bytes,
+                chunk_bytes / bytes, device::kStoreRows, swizzle_of(chunk_bytes),
+                CU_TENSOR_MAP_L2_PROMOTION_NONE},
+         map);
+}
+
+void encode_scales(const Driver& driver, const MatrixView& view, std::uint32_t box_cols,
+                   device::TensorMap* map) {
+  encode(driver, "sfa", view,
+         Format{CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, box_cols, 1, CU_TENSOR_MAP_SWIZZLE_NONE,
+                CU_TENSOR_MAP_L2_PROMOTION_NONE},
+         map);
+}
+
+}  // namespace kiln::runtime
