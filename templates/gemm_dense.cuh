@@ -132,7 +132,7 @@ KILN_DEVICE void produce_operands(const GemmParams& p, const Work& w, u32 smem) 
     const Origin o = tile_origin(w, item);
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
-      wait_from_cluster<(kClusterSize > 1)>(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+      wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
       load_operands(p, w, smem, ring.stage, o, k_block);
     }
   }
@@ -150,16 +150,15 @@ KILN_DEVICE void produce_scales(const GemmParams& p, const Work& w, u32 smem) {
     const float* sfb = p.sfb + (has_column ? scale_column : 0) * p.ld_sfb;
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
-      wait_from_cluster<(kClusterSize > 1)>(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+      wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
       if (lane < kScaleSpan)
         cp_async_4(smem + kSmem.sfb + ring.stage * kSfbSlotBytes + lane * 4, sfb + k_block, has_column);
       if constexpr (kSfaRowMajor) {
         const u32 sfa = smem + kSmem.sfa + ring.stage * kSmem.sfa_stage_bytes;
-#pragma unroll
-        for (u32 i = lane; i < kBlockM; i += 32) {
-          const u32 row = o.row + i;
-          cp_async_4(sfa + i * 4, p.sfa_rows + (row < p.m ? row : 0) * p.ld_sfa + k_block, row < p.m);
-        }
+        const float* source = p.sfa_rows + static_cast<i64>(o.row + lane) * p.ld_sfa + k_block;
+#pragma unroll 2
+        for (u32 i = lane; i < kBlockM; i += 32, source += 32 * p.ld_sfa)
+          cp_async_4(sfa + i * 4, source, o.row + i < p.m);
       }
       cp_async_mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
     }
@@ -330,7 +329,7 @@ template <bool kFirst>
 KILN_DEVICE void k_block(const GemmParams& p, const Work& w, const Consumer& c, Ring<kStages>& ring,
                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], Pending& pending, u32& slot_index,
                          u32 tile_column) {
-  wait_from_cluster<(kClusterSize > 1)>(c.smem + kSmem.full + ring.stage * 8, ring.phase);
+  wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
   float column_scales[kScaleChunks];
   const u32 sfb = c.smem + kSmem.sfb + ring.stage * kSfbSlotBytes;
 #pragma unroll
@@ -365,7 +364,7 @@ KILN_DEVICE void k_block(const GemmParams& p, const Work& w, const Consumer& c, 
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   Consumer c;
-  const u32 consumer = threadIdx.x / 128 - 1;
+  const u32 consumer = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);
   c.smem = smem;
   c.warp = threadIdx.x / 32 - 4;
   c.lane = threadIdx.x % 32;
@@ -432,7 +431,7 @@ KILN_DEVICE void gemm_dense(const GemmParams& p) {
     init_barriers(smem);
   }
   if constexpr (kClusterSize > 1) {
-    barrier_cluster_arrive();
+    barrier_cluster_arrive_relaxed();
     barrier_cluster_wait();
   } else {
     __syncthreads();

@@ -23,14 +23,3 @@ KILN_DEVICE void wait(u32 barrier, u32 parity) {
   while (!mbarrier_try_wait_parity(barrier, parity)) {
   }
 }
-
-// The same where arrivals come from other CTAs of the cluster.
-template <bool kCluster>
-KILN_DEVICE void wait_from_cluster(u32 barrier, u32 parity) {
-  if constexpr (kCluster) {
-    while (!mbarrier_try_wait_parity_cluster(barrier, parity)) {
-    }
-  } else {
-    wait(barrier, parity);
-  }
-}
