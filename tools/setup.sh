@@ -8,7 +8,7 @@
 #   setup_packages                 compiler, CMake, Ninja, libraries, Python: through apt as root or
 #                                  with passwordless sudo, else it prints the command and fails
 #   setup_cuda                     cuda.h and NVRTC: a CUDA toolkit if there is one, else wheels from
-#                                  PyPI in <repo>/.venv; exports KILN_NVRTC when it chose the wheel
+#                                  PyPI in <repo>/.venv, where CMake and the library look for them
 #   setup_venv DIR REQUIREMENT...  a virtual environment that holds exactly these wheels
 #   nvrtc_in DIR                   prints the libnvrtc below DIR that Kiln supports (12.4 to 13.x)
 #
@@ -183,23 +183,12 @@ have_cuda_wheels() {
 }
 
 setup_cuda() {
-  local lib
   have_nvrtc && have_cuda_header && return 0
-  if ! have_cuda_wheels && ! setup_venv "$setup_repo/.venv" "${setup_cuda_wheels[@]}"; then
-    setup_fail "no CUDA toolkit with NVRTC 12.4 or newer and cuda.h was found, and the wheels that replace it could not be fetched" \
-      "do one of these, then run this again:" \
-      "  install the CUDA toolkit (12.4 to 13.x); set CUDA_HOME if it is not in /usr/local/cuda" \
-      "  where there is a network: python3 -m venv .venv && .venv/bin/pip install ${setup_cuda_wheels[*]%%>*}"
-    return 1
-  fi
-  have_nvrtc && return 0
-  for lib in "$setup_repo"/.venv/lib/python3*/site-packages/nvidia/*/lib; do
-    if KILN_NVRTC=$(nvrtc_in "$lib"); then
-      export KILN_NVRTC
-      return 0
-    fi
-  done
-  setup_fail "the wheel in $setup_repo/.venv holds no NVRTC 12.4 to 13.x; remove .venv and run this again"
+  have_cuda_wheels || setup_venv "$setup_repo/.venv" "${setup_cuda_wheels[@]}" && have_cuda_wheels && return 0
+  setup_fail "no CUDA toolkit with NVRTC 12.4 or newer and cuda.h was found, and the wheels that replace it could not be fetched" \
+    "do one of these, then run this again:" \
+    "  install the CUDA toolkit (12.4 to 13.x); set CUDA_HOME if it is not in /usr/local/cuda" \
+    "  where there is a network: python3 -m venv .venv && .venv/bin/pip install ${setup_cuda_wheels[*]%%>*}"
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
