@@ -1,0 +1,77 @@
+#include "tools/commands.h"
+
+#include <cstdio>
+
+namespace kiln::tools {
+
+ExitCode exit_code(Status status) {
+  switch (status) {
+    case Status::kOk:
+      return kExitOk;
+    case Status::kInvalidArgument:
+    case Status::kUnsupported:
+      return kExitUsage;
+    case Status::kNoDriver:
+    case Status::kNoDevice:
+      return kExitNoDevice;
+    case Status::kFrozen:
+      return kExitMiss;
+    default:
+      return kExitFailure;
+  }
+}
+
+void print(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+void print_error(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+
+void print_json(const nlohmann::ordered_json& document) {
+  // Bytes that are not UTF-8 (a path, say) must not turn the output into an error.
+  print(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n');
+}
+
+void check(kiln_status status) {
+  if (status != KILN_OK) throw Error(static_cast<Status>(status), kiln_last_error());
+}
+
+kiln_engine_options offline_options(jit::Arch arch, std::int32_t num_sms) {
+  kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
+  options.device = KILN_DEVICE_NONE;
+  options.arch = arch.sm;
+  options.num_sms = num_sms;
+  return options;
+}
+
+kiln_problem to_c(const jit::Problem& problem) {
+  kiln_problem out = KILN_PROBLEM_INIT;
+  out.layout = KILN_LAYOUT_DENSE;
+  out.scaling = KILN_SCALING_1D2D;
+  out.n = problem.n;
+  out.k = problem.k;
+  out.a_type = problem.a == jit::Fp8Type::kE4m3 ? KILN_TYPE_E4M3 : KILN_TYPE_E5M2;
+  out.b_type = problem.b == jit::Fp8Type::kE4m3 ? KILN_TYPE_E4M3 : KILN_TYPE_E5M2;
+  out.d_type = problem.out == jit::OutputType::kBf16 ? KILN_TYPE_BF16 : KILN_TYPE_F32;
+  out.sfa_major = problem.sfa_major == jit::ScaleMajor::kRow ? KILN_SCALE_ROW_MAJOR : KILN_SCALE_M_MAJOR;
+  out.accumulate = problem.accumulate ? 1 : 0;
+  return out;
+}
+
+kiln_tile to_c(const jit::Tile& tile) {
+  kiln_tile out = KILN_TILE_INIT;
+  out.block_m = tile.block_m;
+  out.block_n = tile.block_n;
+  out.warpgroups_m = tile.warpgroups_m;
+  out.warpgroups_n = tile.warpgroups_n;
+  out.stages = tile.stages;
+  out.cluster_m = tile.cluster_m;
+  out.cluster_n = tile.cluster_n;
+  out.raster_group = tile.raster_group;
+  return out;
+}
+
+jit::Tile from_c(const kiln_tile& tile) {
+  return {tile.block_m,   tile.block_n,   tile.warpgroups_m, tile.warpgroups_n,
+          tile.stages,    tile.cluster_m, tile.cluster_n,    tile.raster_group};
+}
+
+}  // namespace kiln::tools

@@ -1,0 +1,165 @@
+// kiln explain: which tile a problem gets at some M, and why. Compiles nothing and needs no GPU.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "tools/args.h"
+#include "tools/commands.h"
+#include "tools/problem_flags.h"
+#include "tools/table.h"
+#include "tools/text.h"
+
+namespace kiln::tools {
+namespace {
+
+const Command& command() {
+  static const Command command = [] {
+    Command c{
+        "explain",
+        "say which tile a problem gets at some M, and why",
+        "--m M --n N --k K [problem flags] --arch sm_90a --sms N [--json]",
+        "Prints the tile, the plan (every interval of M with its tile: the kernels that \"kiln warm\"\n"
+        "makes) and the runners-up. Estimates rank tiles; the absolute time is rough.\n\n"
+        "JSON keys: problem, m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes, output_tiles,\n"
+        "waves, estimate_us; intervals: [{m_min, m_max, tile, threads, smem_bytes}]; alternatives: [{tile,\n"
+        "estimate_us}], best first.",
+        problem_flags()};
+    for (const Flag& flag : target_flags()) c.flags.push_back(flag);
+    c.flags.push_back({"--json", "", "print JSON"});
+    return c;
+  }();
+  return command;
+}
+
+struct Alternative {
+  jit::Tile tile;
+  double estimate_us = 0;
+};
+
+struct Explanation {
+  ProblemFlags asked;
+  Target target;
+  kiln_plan_description chosen = KILN_PLAN_DESCRIPTION_INIT;
+  std::int64_t output_tiles = 0;
+  double waves = 0;  // output tiles per SM
+  std::vector<jit::TileInterval> intervals;
+  std::vector<Alternative> alternatives;  // best first, without the chosen tile
+
+  jit::Tile tile() const { return from_c(chosen.tile); }
+};
+
+// What a launch would do, asked of the library itself.
+kiln_plan_description describe_plan(const ProblemFlags& asked, const Target& target) {
+  kiln_engine_options options = offline_options(target.arch, target.num_sms);
+  options.cache_dir = "";
+  const EngineHandle engine(options);
+  const kiln_problem problem = to_c(asked.problem);
+  kiln_tile tile = KILN_TILE_INIT;
+  if (asked.tile) tile = to_c(*asked.tile);
+  PlanHandle plan;
+  check(kiln_plan_create(engine.get(), &problem, asked.tile ? &tile : nullptr, plan.out()));
+  kiln_plan_description description = KILN_PLAN_DESCRIPTION_INIT;
+  check(kiln_plan_describe(plan.get(), asked.m, &description));
+  return description;
+}
+
+Explanation explain_problem(const ProblemFlags& asked, const Target& target) {
+  Explanation result{asked, target, describe_plan(asked, target), 0, 0, {}, {}};
+  const jit::Machine machine{target.num_sms};
+  const jit::Tile tile = result.tile();
+  result.output_tiles = jit::ceil_div(asked.m, tile.block_m) * jit::ceil_div(asked.problem.n, tile.block_n);
+  result.waves = static_cast<double>(result.output_tiles) / target.num_sms;
+  if (asked.tile) {
+    result.intervals = {{0, jit::kMaxM, tile}};
+  } else {
+    result.intervals = jit::plan_tiles(asked.problem, machine);
+  }
+  for (const jit::Tile& other : jit::legal_tiles(asked.problem)) {
+    if (other == tile) continue;
+    result.alternatives.push_back({other, jit::estimate_us(asked.problem, other, asked.m, machine)});
+  }
+  constexpr std::size_t kMostAlternatives = 8;
+  std::stable_sort(result.alternatives.begin(), result.alternatives.end(),
+                   [](const Alternative& a, const Alternative& b) { return a.estimate_us < b.estimate_us; });
+  if (result.alternatives.size() > kMostAlternatives) result.alternatives.resize(kMostAlternatives);
+  return result;
+}
+
+nlohmann::ordered_json to_json(const Explanation& e) {
+  auto intervals = nlohmann::ordered_json::array();
+  for (const jit::TileInterval& interval : e.intervals) {
+    intervals.push_back({{"m_min", interval.m_min},
+                         {"m_max", interval.m_max},
+                         {"tile", jit::describe(interval.tile)},
+                         {"threads", jit::threads(interval.tile)},
+                         {"smem_bytes", jit::smem_bytes(interval.tile, e.asked.problem)}});
+  }
+  auto alternatives = nlohmann::ordered_json::array();
+  for (const Alternative& alternative : e.alternatives) {
+    alternatives.push_back({{"tile", jit::describe(alternative.tile)}, {"estimate_us", alternative.estimate_us}});
+  }
+  return {{"problem", tools::to_json(e.asked.problem)},
+          {"m", e.asked.m},
+          {"arch", jit::name(e.target.arch)},
+          {"num_sms", e.target.num_sms},
+          {"tile", jit::describe(e.tile())},
+          {"reason", e.chosen.reason},
+          {"m_min", e.chosen.m_min},
+          {"m_max", e.chosen.m_max},
+          {"threads", e.chosen.threads},
+          {"smem_bytes", e.chosen.dynamic_smem_bytes},
+          {"output_tiles", e.output_tiles},
+          {"waves", e.waves},
+          {"estimate_us", e.chosen.estimate_us},
+          {"intervals", intervals},
+          {"alternatives", alternatives}};
+}
+
+void print_text(const Explanation& e) {
+  const jit::Tile tile = e.tile();
+  print(fmt::format("problem   {}\nM         {}\ntarget    {}, {} SMs\n", jit::describe(e.asked.problem), e.asked.m,
+                    jit::name(e.target.arch), e.target.num_sms));
+  print(fmt::format("tile      {}, for M {}\nwhy       {}\n", jit::describe(tile),
+                    human_interval(e.chosen.m_min, e.chosen.m_max), e.chosen.reason));
+  print(fmt::format("launch    {} threads, {} of shared memory\n", e.chosen.threads,
+                    human_bytes(static_cast<std::uint64_t>(e.chosen.dynamic_smem_bytes))));
+  print(fmt::format("work      {} tiles of {}x{} = {:.2f} per SM\nestimate  {:.1f} us\n", e.output_tiles, tile.block_m,
+                    tile.block_n, e.waves, e.chosen.estimate_us));
+
+  print("\nplan (> serves this M):\n");
+  Table plan({{""}, {"M"}, {"tile"}, {"threads", Align::kRight}, {"smem", Align::kRight}});
+  for (const jit::TileInterval& interval : e.intervals) {
+    const bool serves = interval.m_min <= e.asked.m && e.asked.m <= interval.m_max;
+    plan.add({serves ? ">" : "", human_interval(interval.m_min, interval.m_max), jit::describe(interval.tile),
+              fmt::to_string(jit::threads(interval.tile)),
+              human_bytes(static_cast<std::uint64_t>(jit::smem_bytes(interval.tile, e.asked.problem)))});
+  }
+  print(plan.text());
+
+  print(fmt::format("\nother tiles at M = {}:\n", e.asked.m));
+  Table others({{"tile"}, {"estimate", Align::kRight}});
+  for (const Alternative& alternative : e.alternatives) {
+    others.add({jit::describe(alternative.tile), fmt::format("{:.1f} us", alternative.estimate_us)});
+  }
+  print(others.text());
+}
+
+}  // namespace
+
+int explain(Words words) {
+  const Args args(command(), words);
+  if (args.wants_help()) {
+    print(help_text(command()));
+    return kExitOk;
+  }
+  const ProblemFlags asked = read_problem_flags(args);
+  const Explanation explanation = explain_problem(asked, read_target(args));
+  if (args.has("--json")) {
+    print_json(to_json(explanation));
+  } else {
+    print_text(explanation);
+  }
+  return kExitOk;
+}
+
+}  // namespace kiln::tools

@@ -1,0 +1,41 @@
+// From problems to the kernels that they need: each kernel once, with who uses it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "jit/source.h"
+#include "jit/tile.h"
+#include "tools/shapes.h"
+
+namespace kiln::tools {
+
+struct KernelUse {
+  std::string problem;  // its name in the shapes file
+  std::int64_t m_min = 0, m_max = 0;
+};
+
+struct NeededKernel {
+  jit::GemmSpec spec;
+  std::vector<KernelUse> uses;  // never empty
+};
+
+struct BadProblem {
+  std::string name;
+  std::string error;
+};
+
+struct KernelList {
+  std::vector<NeededKernel> kernels;  // in the order of the problems, then of M
+  std::vector<BadProblem> bad;        // cannot be computed, and why
+};
+
+// Complete for every M: the plan of a problem says which tiles it can use.
+KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Machine& machine);
+
+// The kernels whose position is `index` modulo `count`; index from 0. All parts together hold each
+// kernel once, and neighbours (which take alike long to compile) go to different parts.
+std::vector<NeededKernel> shard(const std::vector<NeededKernel>& kernels, std::int64_t index, std::int64_t count);
+
+}  // namespace kiln::tools

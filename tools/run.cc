@@ -1,0 +1,250 @@
+// kiln run: problems on the GPU of this machine, checked and timed.
+#include <fmt/format.h>
+
+#include "runtime/options.h"
+#include "tools/args.h"
+#include "tools/bench.h"
+#include "tools/cache_directory.h"
+#include "tools/commands.h"
+#include "tools/problem_flags.h"
+#include "tools/table.h"
+#include "tools/text.h"
+
+namespace kiln::tools {
+namespace {
+
+const Command& command() {
+  static const Command command = [] {
+    Command c{
+        "run",
+        "run problems on the GPU, check and time them",
+        "(--m M --n N --k K [problem flags] | --shapes FILE) [--repeat R] [--check] [--seed S] [--sms N] [--json]",
+        "Operands are random and roughly normal, made and cast to FP8 on the GPU. Each timed launch follows\n"
+        "a write of 512 MiB, so that it finds nothing in L2; us is the median. The roofline is the larger of\n"
+        "FLOPs at the peak rate and bytes at the peak bandwidth, both from the clocks that the GPU reports:\n"
+        "a bound that sustained clocks do not reach. --check compares D with a plain FP32/FP64 kernel: 1 -\n"
+        "2<x,y>/(<x,x>+<y,y>) must stay below 0.001.\n\n"
+        "JSON keys: device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m, tile,\n"
+        "reason, registers, smem_bytes, spill_bytes, us, best_us, repeat, tflops, gb_per_s, roofline_us,\n"
+        "roofline_percent, check: null or {difference, max_abs_error, passed}, error}.\n\n"
+        "Exit codes: 0 all ran (and passed); 1 a check or a problem failed; 2 usage or a bad file; 3 no\n"
+        "usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.",
+        problem_flags()};
+    c.flags.push_back({"--shapes", "FILE", "every problem of this file at its m values, instead of the\nproblem flags"});
+    c.flags.push_back({"--repeat", "R", "timed launches of each (default 30)"});
+    c.flags.push_back({"--check", "", "compare the result with a plain kernel"});
+    c.flags.push_back({"--seed", "S", "of the random operands (default 1)"});
+    c.flags.push_back({"--sms", "N", "use at most so many SMs (default: all)"});
+    c.flags.push_back({"--device", "D", "the GPU, by its CUDA ordinal (default: the first Hopper GPU)"});
+    c.flags.push_back(kCacheFlag);
+    c.flags.push_back({"--json", "", "print JSON"});
+    return c;
+  }();
+  return command;
+}
+
+std::vector<BenchCase> read_cases(const Args& args) {
+  if (!args.has("--shapes")) {
+    const ProblemFlags asked = read_problem_flags(args);
+    return {{"", asked.problem, asked.m, asked.tile}};
+  }
+  for (const Flag& flag : problem_flags()) {
+    if (flag.name != "--tile") args.exclude("--shapes", flag.name, "the file says what the problems are");
+  }
+  const std::optional<jit::Tile> tile = read_tile(args);
+  std::vector<BenchCase> cases;
+  for (const NamedProblem& problem : load_shapes(args.required_text("--shapes")).problems) {
+    for (const std::int64_t m : problem.m) cases.push_back({problem.name, problem.problem, m, tile});
+  }
+  return cases;
+}
+
+// The first Hopper GPU, or exit code 3 with what is missing.
+int find_device(const Args& args) {
+  if (const auto ordinal = args.integer("--device", 0, 1023)) return static_cast<int>(*ordinal);
+  kiln_probe_report probe = KILN_PROBE_REPORT_INIT;
+  check(kiln_probe(nullptr, &probe));
+  if (probe.has_driver == 0) {
+    throw Error(Status::kNoDriver, fmt::format("running needs an NVIDIA Hopper GPU and its driver: {}", probe.driver_message));
+  }
+  if (probe.hopper_device < 0) {
+    throw Error(Status::kNoDevice, fmt::format("running needs an NVIDIA Hopper GPU: {}", probe.device_message));
+  }
+  return probe.hopper_device;
+}
+
+kiln_engine_options engine_options(const Args& args, int device, const std::string& cache_dir) {
+  kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
+  options.device = device;
+  options.num_sms = static_cast<std::int32_t>(args.integer("--sms", 1, 1024, 0));
+  options.cache_dir = cache_dir.c_str();
+  return options;
+}
+
+// A GPU that Kiln cannot use is exit code 3, whatever is wrong with it.
+EngineHandle open_engine(const kiln_engine_options& options) {
+  try {
+    return EngineHandle(options);
+  } catch (const Error& error) {
+    if (error.status() == Status::kUnsupported) throw Error(Status::kNoDevice, error.what());
+    throw;
+  }
+}
+
+struct Outcome {
+  BenchResult result;
+  Status status = Status::kOk;
+  std::string error;  // "" when it ran
+
+  bool passed() const { return error.empty() && (!result.check || result.check->passed); }
+};
+
+Outcome run_case(Bench& bench, const BenchCase& c) {
+  try {
+    return {bench.run(c), Status::kOk, ""};
+  } catch (const Error& error) {
+    return {{}, error.status(), error.what()};
+  }
+}
+
+nlohmann::ordered_json check_json(const Outcome& outcome) {
+  if (!outcome.result.check) return nullptr;
+  const CheckResult& check = *outcome.result.check;
+  return {{"difference", check.difference}, {"max_abs_error", check.max_abs_error}, {"passed", check.passed}};
+}
+
+nlohmann::ordered_json to_json(const BenchCase& c, const Outcome& outcome, int repeat) {
+  const BenchResult& r = outcome.result;
+  nlohmann::ordered_json out = {{"name", c.name}, {"problem", tools::to_json(c.problem)}, {"m", c.m}};
+  if (outcome.error.empty()) {
+    out.update({{"tile", jit::describe(from_c(r.plan.tile))},
+                {"reason", r.plan.reason},
+                {"registers", r.plan.registers},
+                {"smem_bytes", r.plan.dynamic_smem_bytes},
+                {"spill_bytes", r.plan.spill_bytes},
+                {"us", r.median_us},
+                {"best_us", r.best_us},
+                {"repeat", repeat},
+                {"tflops", r.tflops()},
+                {"gb_per_s", r.gb_per_s()},
+                {"roofline_us", r.roofline_us},
+                {"roofline_percent", r.roofline_percent()}});
+  }
+  out["check"] = check_json(outcome);
+  out["error"] = outcome.error;
+  return out;
+}
+
+const std::vector<Column>& columns() {
+  static const std::vector<Column> columns = {{"problem"},
+                                              {"M", Align::kRight},
+                                              {"N", Align::kRight},
+                                              {"K", Align::kRight},
+                                              {"tile"},
+                                              {"us", Align::kRight},
+                                              {"TFLOPS", Align::kRight},
+                                              {"GB/s", Align::kRight},
+                                              {"roofline us", Align::kRight},
+                                              {"of roofline", Align::kRight},
+                                              {"check"}};
+  return columns;
+}
+
+std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
+  std::vector<std::string> row = {c.name.empty() ? std::string(jit::name(c.problem.layout)) : c.name,
+                                  fmt::to_string(c.m), fmt::to_string(c.problem.n), fmt::to_string(c.problem.k)};
+  if (!outcome.error.empty()) {
+    row.resize(columns().size() - 1, "-");
+    row.emplace_back("FAILED");
+    return row;
+  }
+  const BenchResult& r = outcome.result;
+  row.push_back(jit::describe(from_c(r.plan.tile)));
+  row.push_back(fmt::format("{:.2f}", r.median_us));
+  row.push_back(fmt::format("{:.1f}", r.tflops()));
+  row.push_back(fmt::format("{:.0f}", r.gb_per_s()));
+  row.push_back(fmt::format("{:.2f}", r.roofline_us));
+  row.push_back(fmt::format("{:.1f} %", r.roofline_percent()));
+  row.push_back(!r.check            ? "-"
+                : r.check->passed ? fmt::format("ok {:.1e}", r.check->difference)
+                                  : fmt::format("WRONG {:.1e}", r.check->difference));
+  return row;
+}
+
+// The widest that each cell can get, so that rows can be printed as they come.
+std::vector<std::string> widest_cells(const std::vector<BenchCase>& cases) {
+  std::vector<std::string> widest = {"", "", "", "", "256x256/2x1/s16/c2x1/r16", "123456.78", "1234.5", "12345", "123456.78",
+                                     "100.0 %", "ok 1.0e-05"};
+  for (const BenchCase& c : cases) {
+    const std::vector<std::string> row = cells(c, {{}, Status::kInternal, "not run"});
+    for (std::size_t i = 0; i < 4; ++i) {
+      if (row[i].size() > widest[i].size()) widest[i] = row[i];
+    }
+  }
+  return widest;
+}
+
+// The worst of what happened: a failure, then a kernel that may not be compiled.
+ExitCode exit_of(const std::vector<Outcome>& outcomes) {
+  ExitCode code = kExitOk;
+  for (const Outcome& outcome : outcomes) {
+    if (outcome.passed()) continue;
+    if (outcome.status != Status::kFrozen) return kExitFailure;
+    code = kExitMiss;
+  }
+  return code;
+}
+
+}  // namespace
+
+int run(Words words) {
+  const Args args(command(), words);
+  if (args.wants_help()) {
+    print(help_text(command()));
+    return kExitOk;
+  }
+  const std::vector<BenchCase> cases = read_cases(args);
+  BenchOptions options;
+  options.repeat = static_cast<int>(args.integer("--repeat", 1, 100'000, options.repeat));
+  options.check = args.has("--check");
+  options.seed = static_cast<std::uint64_t>(args.integer("--seed", 0, INT64_MAX - 2, 1));
+  const bool json = args.has("--json");
+  const std::string cache_dir = cache_directory(args);
+  const EngineHandle engine = open_engine(engine_options(args, find_device(args), cache_dir));
+  Bench bench(engine, options);
+
+  const std::string& device = engine.engine().device().info().name;
+  const int num_sms = engine.engine().num_sms();
+  const Table table(columns());
+  const std::vector<std::string> widest = widest_cells(cases);
+  if (!json) {
+    print(fmt::format("{}, {} SMs; peak {:.0f} TFLOPS, {:.0f} GB/s\n{}", device, num_sms, bench.peak().tflops,
+                      bench.peak().gb_per_s, table.header(widest)));
+  }
+  auto results = nlohmann::ordered_json::array();
+  std::vector<Outcome> outcomes;
+  for (const BenchCase& c : cases) {
+    outcomes.push_back(run_case(bench, c));
+    const Outcome& outcome = outcomes.back();
+    if (!outcome.error.empty()) {
+      print_error(fmt::format("kiln run: {} M = {}: {}\n", c.name.empty() ? jit::describe(c.problem) : c.name, c.m,
+                              outcome.error));
+    }
+    if (json) {
+      results.push_back(to_json(c, outcome, options.repeat));
+    } else {
+      print(table.line(widest, cells(c, outcome)));
+      std::fflush(stdout);
+    }
+  }
+  if (json) {
+    print_json({{"device", device},
+                {"num_sms", num_sms},
+                {"peak_tflops", bench.peak().tflops},
+                {"peak_gb_per_s", bench.peak().gb_per_s},
+                {"results", results}});
+  }
+  return exit_of(outcomes);
+}
+
+}  // namespace kiln::tools
