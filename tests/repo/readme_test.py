@@ -97,7 +97,6 @@ class Text(ScratchCase):
         kiln = os.environ["KILN_CLI"]
         target = "--arch sm_90a --sms 132"
         (self.scratch / "bad.json").write_text("{}", encoding="utf-8")
-        (self.scratch / "file").write_text("", encoding="utf-8")
         cases = {
             "0": f"{kiln} version",
             "1": f"{kiln} version >/dev/full",
@@ -115,7 +114,9 @@ class Text(ScratchCase):
         read = set()
         for path in [*ROOT.glob("runtime/*.cc"), *ROOT.glob("jit/*.cc"), *ROOT.glob("cache/*.cc"), *ROOT.glob("tools/*.cc")]:
             read |= set(re.findall(r'"(KILN_[A-Z_]+)"', path.read_text(encoding="utf-8")))
-        self.assertEqual(read, {row[0] for row in readme.table_below(TEXT, "Environment variables")})
+        header = (ROOT / "runtime" / "kiln.h").read_text(encoding="utf-8")
+        constants = set(re.findall(r"(KILN_[A-Z0-9_]+)(?: =| \{)", header))
+        self.assertEqual(read - constants, {row[0] for row in readme.table_below(TEXT, "Environment variables")})
 
     def test_every_relative_link_leads_to_a_file(self):
         for target in readme.relative_links(TEXT):
@@ -155,6 +156,17 @@ class Embedding(ScratchCase):
         self.succeed(self.cmake, "-G", "Ninja", "-S", str(self.example), "-B", "consumer",
                      f"-DCMAKE_PREFIX_PATH={self.scratch / 'prefix'}")
         self.succeed(self.cmake, "--build", "consumer")
+        self.assert_runs(self.scratch / "consumer" / "example")
+
+    def test_a_subdirectory_builds_the_library(self):
+        text = (self.example / "CMakeLists.txt").read_text(encoding="utf-8")
+        subdirectory = re.search(r"add_subdirectory\(kiln\)", text)[0]
+        text = text.replace("find_package(kiln REQUIRED)", subdirectory)
+        (self.example / "CMakeLists.txt").write_text(text, encoding="utf-8")
+        (self.example / "kiln").symlink_to(ROOT)
+        self.succeed(self.cmake, "-G", "Ninja", "-S", str(self.example), "-B", "consumer",
+                     "-DCMAKE_BUILD_TYPE=", "-DCMAKE_CXX_FLAGS=-O0")  # only to see it build, and fast
+        self.succeed(self.cmake, "--build", "consumer", "--target", "example")
         self.assert_runs(self.scratch / "consumer" / "example")
 
     def test_pkg_config_finds_the_installed_library(self):
