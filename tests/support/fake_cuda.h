@@ -1,0 +1,94 @@
+// A stand-in for libcuda.so.1: a shared library with the calls that Kiln makes, no GPU behind it.
+//
+// Device memory is host memory, work is done at once and kernels do nothing but be recorded. What the
+// machine offers and which calls fail is set through fake_cuda(), a symbol of the library itself.
+// Cubins are those of FakeCompiler. The bookkeeping of a launch neither allocates nor locks, so that
+// a test can measure the caller.
+#pragma once
+
+#include <cuda.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <string_view>
+
+namespace kiln::test {
+
+struct FakeDevice {
+  const char* name = "Fake H200";
+  int major = 9, minor = 0;
+  int num_sms = 132;
+};
+
+// One launch as the driver saw it.
+struct FakeLaunch {
+  unsigned grid_x, grid_y, grid_z, threads, smem_bytes;
+  unsigned cluster_x;  // 0: no cluster attribute
+  bool programmatic;
+  CUstream stream;
+  char kernel[256];
+  std::array<unsigned char, 1024> params;
+  unsigned param_bytes;
+};
+
+struct FakeTensorMap {  // what cuTensorMapEncodeTiled was told, stored in the map itself
+  std::uint64_t address;
+  std::uint64_t extents[2];
+  std::uint64_t stride_bytes;
+  std::uint32_t box[2];
+  std::uint8_t type, swizzle, promotion, rank, fill;
+};
+
+struct FakeCuda {
+  // The machine.
+  int device_count = 1;
+  std::array<FakeDevice, 4> devices{};
+  int driver_version = 13000;
+  CUresult init_result = CUDA_SUCCESS;
+
+  // Faults. A call with a result other than CUDA_SUCCESS here fails and does nothing.
+  CUresult load_result = CUDA_SUCCESS;
+  CUresult launch_result = CUDA_SUCCESS;
+  CUresult encode_result = CUDA_SUCCESS;
+  CUresult push_result = CUDA_SUCCESS;
+  std::atomic<int> failing_loads{0};  // so many loads fail with CUDA_ERROR_INVALID_IMAGE
+  int extra_registers = 0;            // reported above what the cubin has
+
+  // Captures. `capturing` is the one stream being captured (null: none). While any is, loading and
+  // unloading on a thread that is not in relaxed mode fails and invalidates the capture.
+  CUstream capturing = nullptr;
+  bool capture_is_blocking = false;  // the legacy stream then answers "implicit"
+  bool capture_invalidated = false;
+
+  // Records.
+  std::atomic<int> loaded_libraries{0};    // now
+  std::atomic<int> retained_contexts{0};   // now
+  std::atomic<int> loads_in_wrong_context{0};
+  std::atomic<std::uint64_t> launches{0};
+  FakeLaunch last_launch{};
+
+  int calls(std::string_view name) const;  // by original name, e.g. "cuMemFree"
+  int calls() const;                       // all together
+  void reset();                            // everything above as at the start, and all counts
+
+  struct Counter {
+    std::atomic<const char*> name{nullptr};
+    std::atomic<int> count{0};
+  };
+  std::array<Counter, 64> counters{};
+};
+
+// The context that the fake gives a device's primary context, and any other context.
+CUcontext fake_primary_context(int device);
+CUcontext fake_other_context(int index);
+
+// Opens the library (KILN_FAKE_CUDA of the build) and gives its control block, the same each time.
+FakeCuda& fake_cuda();
+const char* fake_cuda_path();
+
+// The current context of this thread, without counting as a call.
+CUcontext fake_current_context();
+void fake_set_current_context(CUcontext context);
+
+}  // namespace kiln::test
