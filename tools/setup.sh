@@ -27,7 +27,7 @@ setup_quietly() {
   local log status=0
   log=$(mktemp)
   "$@" >"$log" 2>&1 </dev/null || status=$?
-  if ((status != 0)); then tail -n 8 "$log" | sed 's/^/  | /' >&2; fi
+  if ((status != 0)); then tail -n 20 "$log" | sed 's/^/  | /' >&2; fi
   rm -f "$log"
   return "$status"
 }
