@@ -315,7 +315,9 @@ void DiskCache::Impl::evict(const Root& where) {
 
   std::uint64_t bytes = 0;
   const std::vector<ScannedEntry> entries = scan_entries(where);
-  for (const ScannedEntry& entry : entries) bytes += static_cast<std::uint64_t>(entry.identity.bytes);
+  for (const ScannedEntry& entry : entries) {
+    bytes += static_cast<std::uint64_t>(entry.identity.bytes);
+  }
   if (bytes > options.max_bytes || entries.size() > options.max_entries) {
     const auto share = [](std::uint64_t limit) { return limit - limit / 5; };  // 80 %
     counters.evicted +=
@@ -422,8 +424,8 @@ std::vector<ListedEntry> DiskCache::list() const {
     entry.bytes = static_cast<std::uint64_t>(scanned.identity.bytes);
     entry.modified_unix_s = scanned.identity.modified_ns / 1'000'000'000;
     entry.untrusted = read.status == ReadStatus::kUntrusted;
-    const bool not_read = read.status == ReadStatus::kFailed || read.status == ReadStatus::kTooSmall;
-    entry.content = not_read ? Defect::kTruncated : Defect::kFormat;
+    entry.content = Defect::kTruncated;
+    if (entry.untrusted || read.status == ReadStatus::kTooLarge) entry.content = Defect::kFormat;
     if (read.status == ReadStatus::kRead) entry.content = decode(read.bytes);
     const Entry* content = std::get_if<Entry>(&entry.content);
     if (content != nullptr && content->key != scanned.key) entry.content = Defect::kKeyMismatch;

@@ -1,7 +1,7 @@
 // The format of an entry, version 1.0. All numbers are little-endian.
 //
 //   off  size  field
-//     0     8  magic 89 46 38 4B 0D 0A 1A 0A: a high bit, line ends and Ctrl-Z show text-mode damage
+//     0     8  magic 89 46 38 4B 0D 0A 1A 0A: a high bit, line ends, Ctrl-Z show text-mode damage
 //     8   2+2  format major (another one is refused), minor (ignorable additions only)
 //    12     4  header size, 256
 //    16     8  file size, must be the real one: shows truncation and extension
@@ -60,7 +60,8 @@ constexpr std::size_t kOffsetChecksum = 224;
 constexpr std::size_t kSlots = 4;
 constexpr std::size_t kSlotBytes = 24;
 constexpr std::size_t kAlignment = 64;
-static_assert(kOffsetTable + kSlots * kSlotBytes == kOffsetChecksum, "the table ends at the checksum");
+static_assert(kOffsetTable + kSlots * kSlotBytes == kOffsetChecksum,
+              "the table ends at the checksum");
 static_assert(kOffsetChecksum + sizeof(Digest) == kHeaderBytes, "the checksum ends the header");
 static_assert(kHeaderBytes % kAlignment == 0, "the first section follows the header at once");
 
@@ -87,7 +88,9 @@ T get(const std::byte* from) {
   return value;
 }
 
-std::size_t aligned(std::size_t offset) { return (offset + kAlignment - 1) / kAlignment * kAlignment; }
+std::size_t aligned(std::size_t offset) {
+  return (offset + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 bool all_zero(Bytes bytes) {
   for (const std::byte byte : bytes) {

@@ -110,6 +110,11 @@ int read_all(const Files& files, int fd, std::span<std::byte> bytes) {
   return 0;
 }
 
+int try_lock(const Files& files, int fd) {
+  const int result = repeat_interrupted([&] { return files.flock(fd, LOCK_EX | LOCK_NB); });
+  return result == 0 ? 0 : errno;
+}
+
 int make_directory(const Files& files, int dir, const std::string& path) {
   if (files.mkdirat(dir, path.c_str(), 0700) != 0) return errno == EEXIST ? 0 : errno;
   return files.fchmodat(dir, path.c_str(), 0700, 0) == 0 ? 0 : errno;

@@ -70,12 +70,16 @@ struct OpenResult {
   Fd fd;
   int error = 0;
 };
-OpenResult open_at(const Files& files, int dir, const std::string& path, int flags, mode_t mode = 0);
+OpenResult open_at(const Files& files, int dir, const std::string& path, int flags,
+                   mode_t mode = 0);
 
 int write_all(const Files& files, int fd, std::span<const std::byte> bytes);
 
 // Fills `bytes` from the file's start. ENODATA when the file is shorter.
 int read_all(const Files& files, int fd, std::span<std::byte> bytes);
+
+// Tries once for an exclusive flock(). EWOULDBLOCK: someone else holds it.
+int try_lock(const Files& files, int fd);
 
 // Makes one directory with mode 0700 whatever the umask says. One that exists is left as it is.
 int make_directory(const Files& files, int dir, const std::string& path);

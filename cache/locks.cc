@@ -57,9 +57,9 @@ LockResult acquire_lock(const Root& root, const std::string& path, std::uint32_t
   if (!opened.fd) return result;
 
   Clock::duration pause = std::chrono::milliseconds(1);
-  while (root.files->flock(opened.fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) return result;
-    result.waited = result.waited || errno == EWOULDBLOCK;
+  int error = try_lock(*root.files, opened.fd.get());
+  result.waited = error == EWOULDBLOCK;
+  while (error == EWOULDBLOCK) {
     const Clock::duration left = deadline - Clock::now();
     if (left <= Clock::duration::zero()) {
       result.timed_out = true;
@@ -67,7 +67,9 @@ LockResult acquire_lock(const Root& root, const std::string& path, std::uint32_t
     }
     std::this_thread::sleep_for(std::min(pause, left));
     pause = std::min<Clock::duration>(2 * pause, kLongestPause);
+    error = try_lock(*root.files, opened.fd.get());
   }
+  if (error != 0) return result;
   result.lock = KeyLock(opened.fd.release(), root.files);
   return result;
 }

@@ -11,7 +11,7 @@
 
 namespace kiln::cache {
 
-// In ascending order of weight: when several roots were searched, the heaviest reason is the miss's.
+// In ascending order of weight: when several roots were searched, the heaviest reason counts.
 enum MissReason : std::size_t {
   kAbsent,
   kIo,

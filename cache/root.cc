@@ -49,7 +49,8 @@ ReadResult read_once(const Root& root, const std::string& path, std::size_t leas
   const Files& files = *root.files;
   ReadResult result;
   // Non-blocking, so that a FIFO under an entry's name cannot hold us; no effect on regular files.
-  OpenResult opened = open_at(files, root.at(), path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+  constexpr int kFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+  OpenResult opened = open_at(files, root.at(), path, kFlags);
   if (!opened.fd) {
     result.error = opened.error;
     if (opened.error == ENOENT) result.status = ReadStatus::kAbsent;
@@ -95,7 +96,9 @@ class Temporary {
     const Files& files = *root_.files;
     const int fd = opened.fd.get();
     if (files.fchmod(fd, 0600) != 0) return {Publication::kFailed, "fchmod", errno};
-    if (const int error = write_all(files, fd, bytes)) return {Publication::kFailed, "write", error};
+    if (const int error = write_all(files, fd, bytes)) {
+      return {Publication::kFailed, "write", error};
+    }
     if (sync && files.fsync(fd) != 0 && errno != EINVAL && errno != EOPNOTSUPP) {
       return {Publication::kFailed, "fsync", errno};
     }
@@ -213,8 +216,7 @@ PublishResult publish_file(const Root& root, const std::string& directory, const
 int make_directories(const Root& root, const std::string& directory) {
   const Files& files = *root.files;
   struct stat status;
-  const bool is_new = files.fstatat(root.at(), kVersionDirectory, &status, AT_SYMLINK_NOFOLLOW) != 0;
-  if (is_new) {
+  if (files.fstatat(root.at(), kVersionDirectory, &status, AT_SYMLINK_NOFOLLOW) != 0) {
     if (const int error = make_directory(files, root.at(), kVersionDirectory)) return error;
     write_note(root, "CACHEDIR.TAG", kDirectoryTag);
     write_note(root, "VERSION", kVersionText);

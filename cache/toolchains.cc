@@ -10,7 +10,9 @@
 namespace kiln::cache {
 namespace {
 
-std::string path_of(const std::string& name) { return std::string(kToolchainDirectory) + "/" + name; }
+std::string path_of(const std::string& name) {
+  return std::string(kToolchainDirectory) + "/" + name;
+}
 
 ReadResult read_named(const Root& root, const std::string& name) {
   return read_file(root, path_of(name), 1, kMaxToolchainBytes);
@@ -48,7 +50,8 @@ std::vector<RecordedToolchain> read_toolchains(const Root& root) {
   for (const std::string& name : names) {
     if (toolchains.size() >= kMaxToolchains) break;
     if (!digest_from_hex(name)) continue;
-    if (auto toolchain = accept(read_named(root, name), name)) toolchains.push_back(std::move(*toolchain));
+    auto toolchain = accept(read_named(root, name), name);
+    if (toolchain) toolchains.push_back(std::move(*toolchain));
   }
   std::stable_sort(toolchains.begin(), toolchains.end(),
                    [](const auto& a, const auto& b) { return a.modified_ns > b.modified_ns; });

@@ -59,8 +59,8 @@ class Walk {
   }
   bool refuse(const std::string& reason) { return fail(DirectoryState::kUntrusted, reason); }
   bool unusable(const std::string& what, int error) {
-    const std::string remedy = use_ == RootUse::kWritable ? "name a directory that this user can create"
-                                                          : "name an existing directory";
+    const char* remedy = use_ == RootUse::kWritable ? "name a directory that this user can create"
+                                                    : "name an existing directory";
     return fail(DirectoryState::kUnusable, what + ": " + error_text(error) + ": " + remedy);
   }
   bool owned_by_us_or_system(const struct stat& status) const {

@@ -97,7 +97,7 @@ TEST_CASE("an entry without log, source or texts decodes to itself", "[cache][en
     Entry entry;
     entry.cubin = {std::byte{1}};
     if ((parts & 1) != 0) entry.log = std::string("a\0b", 3);
-    if ((parts & 2) != 0) entry.source = "\n";
+    if ((parts & 2) != 0) entry.source = std::string(1, '\n');
     const auto decoded = decode(encode(entry));
     REQUIRE(std::holds_alternative<Entry>(decoded));
     CHECK(std::get<Entry>(decoded) == entry);
@@ -165,14 +165,16 @@ TEST_CASE("twenty thousand random mutations of a large entry are refused", "[cac
         bytes[offset] ^= static_cast<std::byte>(1 << random.below(8));
         break;
       case 1:  // a few random bytes
-        for (std::size_t j = 0; j < length; ++j) bytes[offset + j] = static_cast<std::byte>(random.next());
+        std::generate_n(bytes.begin() + offset, length,
+                        [&] { return static_cast<std::byte>(random.next()); });
         break;
       case 2:  // a block of zeros, as a file system leaves after a crash
         length = std::min<std::size_t>(room, random.below(2) == 0 ? 512 : 4096);
         std::fill_n(bytes.begin() + offset, length, std::byte{0});
         break;
       case 3:  // bytes from elsewhere in the entry
-        for (std::size_t j = 0; j < length; ++j) bytes[offset + j] = original[random.below(original.size())];
+        std::generate_n(bytes.begin() + offset, length,
+                        [&] { return original[random.below(original.size())]; });
         break;
       default:  // truncated or extended
         bytes.resize(random.below(2 * original.size()));

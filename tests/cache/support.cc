@@ -18,8 +18,9 @@
 namespace kiln::cache::test {
 namespace fs = std::filesystem;
 
-TempDir::TempDir() {
+TempDir::TempDir(Where where) {
   const char* base = std::getenv("TMPDIR");
+  if (where == Where::kInMemory && ::access("/dev/shm", W_OK | X_OK) == 0) base = "/dev/shm";
   path_ = std::string(base != nullptr && base[0] == '/' ? base : "/tmp") + "/kiln-cache-XXXXXX";
   if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("mkdtemp " + path_);
   ::chmod(path_.c_str(), 0755);
@@ -77,7 +78,8 @@ std::vector<std::byte> read_bytes(const std::string& path) {
 
 void write_bytes(const std::string& path, const std::vector<std::byte>& bytes) {
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
-  out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  out.write(reinterpret_cast<const char*>(bytes.data()),
+            static_cast<std::streamsize>(bytes.size()));
   if (!out.flush()) throw std::runtime_error("write " + path);
 }
 

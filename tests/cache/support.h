@@ -1,4 +1,4 @@
-// What the cache's tests share: a scratch directory, sample entries, raw file access, and processes.
+// What the cache's tests share: scratch directories, sample entries, raw file access, processes.
 #pragma once
 
 #include <sys/stat.h>
@@ -19,7 +19,8 @@ namespace kiln::cache::test {
 // gave up its rights can go through it.
 class TempDir {
  public:
-  TempDir();
+  enum class Where { kAnywhere, kInMemory };  // in memory where the system has a place for that
+  explicit TempDir(Where where = Where::kAnywhere);
   ~TempDir();
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;

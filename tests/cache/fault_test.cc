@@ -1,0 +1,342 @@
+// Every system call of the cache fails at every occurrence, one way after another: nothing may
+// throw, a lookup finds the right bytes or nothing, and the next process finds a cache that works.
+#include <unistd.h>
+
+#include <cerrno>
+#include <tuple>
+#include <type_traits>
+
+#include "cache/files.h"
+#include "support.h"
+#include "tests/support/catch.h"
+
+namespace kiln::cache::test {
+namespace {
+
+enum class Mode {
+  kFail,          // the call does nothing and fails
+  kFailFromHere,  // so do all later ones
+  kFailAfter,     // the call does its work and reports failure, as network file systems can
+  kShort,         // a read, a write or random bytes come short; other calls work
+};
+
+struct Fault {
+  Mode mode = Mode::kFail;
+  int at = 0;  // the number of the call, from 1; 0: none
+  int error = EIO;
+};
+
+Fault current_fault;
+int calls = 0;
+int faults = 0;  // that were really injected
+
+bool strikes() {
+  ++calls;
+  const bool now = current_fault.at == calls;
+  const bool later = current_fault.mode == Mode::kFailFromHere && current_fault.at != 0 &&
+                     calls > current_fault.at;
+  faults += now || later;
+  return now || later;
+}
+
+template <auto Member>
+struct Faulty;
+
+template <typename R, typename... Args, R (*Files::*Member)(Args...)>
+struct Faulty<Member> {
+  static R failure() {
+    errno = current_fault.error;
+    if constexpr (std::is_pointer_v<R>) {
+      return nullptr;
+    } else {
+      return -1;
+    }
+  }
+
+  static R call(Args... args) {
+    const auto real = real_files().*Member;
+    if (!strikes()) return real(args...);
+    // A descriptor or stream that was to be closed is closed in any case, as on Linux.
+    constexpr bool closes = std::is_same_v<Faulty, Faulty<&Files::close>> ||
+                            std::is_same_v<Faulty, Faulty<&Files::closedir>>;
+    constexpr bool opens = std::is_same_v<Faulty, Faulty<&Files::openat>>;
+    if (current_fault.mode == Mode::kShort) return come_short(args...);
+    if constexpr (closes) {
+      real(args...);
+    } else if constexpr (!std::is_pointer_v<R>) {
+      if (current_fault.mode == Mode::kFailAfter) {
+        const R result = real(args...);
+        if (opens && result >= 0) real_files().close(static_cast<int>(result));
+      }
+    }
+    return failure();
+  }
+
+  // The byte count is the second argument of getrandom() and the third of pread() and write().
+  static R come_short(Args... args) {
+    constexpr bool random = std::is_same_v<Faulty, Faulty<&Files::getrandom>>;
+    constexpr bool transfers = std::is_same_v<Faulty, Faulty<&Files::pread>> ||
+                               std::is_same_v<Faulty, Faulty<&Files::write>>;
+    if constexpr (random || transfers) {
+      std::tuple<Args...> all(args...);
+      size_t& bytes = std::get<random ? 1 : 2>(all);
+      bytes = bytes > 1 ? bytes / 2 : bytes;
+      return std::apply(real_files().*Member, all);
+    } else {
+      --faults;
+      return (real_files().*Member)(args...);
+    }
+  }
+};
+
+const Files& faulty_files() {
+  static constexpr Files kTable = {
+      .openat = Faulty<&Files::openat>::call,
+      .close = Faulty<&Files::close>::call,
+      .pread = Faulty<&Files::pread>::call,
+      .write = Faulty<&Files::write>::call,
+      .fsync = Faulty<&Files::fsync>::call,
+      .fstat = Faulty<&Files::fstat>::call,
+      .fstatat = Faulty<&Files::fstatat>::call,
+      .fstatfs = Faulty<&Files::fstatfs>::call,
+      .faccessat = Faulty<&Files::faccessat>::call,
+      .fchmod = Faulty<&Files::fchmod>::call,
+      .fchmodat = Faulty<&Files::fchmodat>::call,
+      .futimens = Faulty<&Files::futimens>::call,
+      .utimensat = Faulty<&Files::utimensat>::call,
+      .mkdirat = Faulty<&Files::mkdirat>::call,
+      .linkat = Faulty<&Files::linkat>::call,
+      .renameat = Faulty<&Files::renameat>::call,
+      .unlinkat = Faulty<&Files::unlinkat>::call,
+      .readlinkat = Faulty<&Files::readlinkat>::call,
+      .flock = Faulty<&Files::flock>::call,
+      .getrandom = Faulty<&Files::getrandom>::call,
+      .getcwd = Faulty<&Files::getcwd>::call,
+      .fdopendir = Faulty<&Files::fdopendir>::call,
+      .readdir = Faulty<&Files::readdir>::call,
+      .closedir = Faulty<&Files::closedir>::call,
+  };
+  return kTable;
+}
+
+constexpr int kErrors[] = {ENOSPC, EIO,   EDQUOT, EROFS,  EACCES,  EPERM,  EMFILE,
+                           ENFILE, EINTR, ESTALE, ENOMEM, ENOTDIR, ENOENT, EEXIST};
+
+const Entry kEntry = sample_entry(1, 2000);
+
+// Whether the fault strikes or not, these hold.
+void expect_right_or_nothing(const std::optional<Entry>& found) {
+  if (found && *found != kEntry) FAIL("a lookup returned other bytes than were published");
+}
+
+// With the faults over, a new process works on what was left behind.
+void expect_healed(const std::string& root) {
+  current_fault = {};
+  DiskCache cache(options_for(root));
+  REQUIRE(cache.state() == DirectoryState::kUsable);
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+  REQUIRE(cache.publish(kEntry));
+  REQUIRE(cache.lookup(kEntry.key, kEntry.toolchain) == kEntry);
+  for (const ListedEntry& entry : cache.list()) {
+    REQUIRE(std::holds_alternative<Entry>(entry.content));
+  }
+}
+
+using Scenario = void (*)(const std::string& root);
+
+// The number of system calls of the scenario when none fails.
+int count_calls(Scenario prepare, Scenario scenario) {
+  TempDir dir(TempDir::Where::kInMemory);
+  current_fault = {};
+  prepare(dir / "cache");
+  calls = 0;
+  scenario(dir / "cache");
+  return calls;
+}
+
+// Every call of the scenario fails in every way.
+void inject_everywhere(Scenario prepare, Scenario scenario) {
+  const int last = count_calls(prepare, scenario);
+  REQUIRE(last > 10);
+  const auto run = [&](Fault fault) {
+    TempDir dir(TempDir::Where::kInMemory);
+    current_fault = {};
+    prepare(dir / "cache");
+    const std::size_t descriptors = open_descriptors();
+    CAPTURE(static_cast<int>(fault.mode), fault.at, fault.error, last);
+    calls = 0;
+    current_fault = fault;
+    REQUIRE_NOTHROW(scenario(dir / "cache"));
+    REQUIRE(open_descriptors() == descriptors);
+    expect_healed(dir / "cache");
+  };
+  faults = 0;
+  for (int at = 1; at <= last; ++at) {
+    for (const int error : kErrors) run({Mode::kFail, at, error});
+    for (const int error : {ENOSPC, EMFILE, ESTALE, EINTR}) run({Mode::kFailFromHere, at, error});
+    for (const int error : {EIO, ESTALE, EEXIST}) run({Mode::kFailAfter, at, error});
+    run({Mode::kShort, at, 0});
+  }
+  CHECK(faults > last * 20);  // the faults were really there
+}
+
+Options faulty_options(const std::string& root) {
+  Options options = options_for(root);
+  options.fsync = true;
+  return options;
+}
+
+void prepare_nothing(const std::string&) {}
+
+void publish_into_new_directory(const std::string& root) {
+  DiskCache cache(faulty_options(root), faulty_files());
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+  cache.publish(kEntry);
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+}
+
+void prepare_entry(const std::string& root) {
+  REQUIRE(DiskCache(options_for(root)).publish(kEntry));
+  set_age(entry_file(root, kEntry.key), 7200);  // a touch is due
+}
+
+void find_and_reject(const std::string& root) {
+  Options options = faulty_options(root);
+  options.layers = {root};
+  DiskCache cache(options, faulty_files());
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+  cache.reject(kEntry.key);
+  cache.publish(kEntry);
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+}
+
+void prepare_damaged_entry(const std::string& root) {
+  prepare_entry(root);
+  std::vector<std::byte> bytes = read_bytes(entry_file(root, kEntry.key));
+  bytes[600] ^= std::byte{1};
+  write_bytes(entry_file(root, kEntry.key), bytes);
+}
+
+void meet_damage_and_replace(const std::string& root) {
+  DiskCache cache(faulty_options(root), faulty_files());
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+  cache.publish(kEntry);
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+}
+
+void prepare_full_directory(const std::string& root) {
+  DiskCache cache(options_for(root));
+  for (int i = 10; i < 13; ++i) {
+    REQUIRE(cache.publish(sample_entry(i)));
+    set_age(entry_file(root, sample_entry(i).key), 1000);
+  }
+  write_text(root + "/v1/tmp/orphan", "x");
+  set_age(root + "/v1/tmp/orphan", 4000);
+}
+
+void evict_lock_and_maintain(const std::string& root) {
+  Options options = faulty_options(root);
+  options.max_bytes = 1000;
+  DiskCache cache(options, faulty_files());
+  { const KeyLock lock = cache.lock(kEntry.key, 0); }
+  cache.publish(kEntry);
+  cache.list();
+  cache.prune(500);
+  cache.record_toolchain("toolchain");
+  cache.record_toolchain("toolchain");
+  for (const std::string& text : cache.recorded_toolchains()) REQUIRE(text == "toolchain");
+  expect_right_or_nothing(cache.lookup(kEntry.key, kEntry.toolchain));
+  cache.prune(0, true);
+}
+
+}  // namespace
+
+TEST_CASE("publishing survives any fault of any system call", "[cache][faults]") {
+  inject_everywhere(prepare_nothing, publish_into_new_directory);
+}
+
+TEST_CASE("finding and rejecting survive any fault of any system call", "[cache][faults]") {
+  inject_everywhere(prepare_entry, find_and_reject);
+}
+
+TEST_CASE("repairing damage survives any fault of any system call", "[cache][faults]") {
+  inject_everywhere(prepare_damaged_entry, meet_damage_and_replace);
+}
+
+TEST_CASE("eviction, locks and toolchains survive any fault of any system call",
+          "[cache][faults]") {
+  inject_everywhere(prepare_full_directory, evict_lock_and_maintain);
+}
+
+TEST_CASE("short writes and short reads lose nothing", "[cache][faults]") {
+  TempDir dir;
+  Files files = real_files();
+  files.write = [](int fd, const void* data, size_t bytes) {
+    return ::write(fd, data, bytes > 7 ? 7 : bytes);
+  };
+  files.pread = [](int fd, void* data, size_t bytes, off_t offset) {
+    return ::pread(fd, data, bytes > 5 ? 5 : bytes, offset);
+  };
+  DiskCache cache(options_for(dir / "cache"), files);
+  CHECK(cache.publish(kEntry));
+  CHECK(cache.lookup(kEntry.key, kEntry.toolchain) == kEntry);
+  CHECK(DiskCache(options_for(dir / "cache")).lookup(kEntry.key, kEntry.toolchain) == kEntry);
+}
+
+TEST_CASE("where hard links do not exist entries are published by renaming", "[cache][faults]") {
+  for (const int error : {EPERM, EOPNOTSUPP, EXDEV, ENOSYS}) {
+    TempDir dir;
+    static int link_error;
+    link_error = error;
+    Files files = real_files();
+    files.linkat = [](int, const char*, int, const char*, int) {
+      errno = link_error;
+      return -1;
+    };
+    DiskCache cache(options_for(dir / "cache"), files);
+    CHECK(cache.publish(kEntry));
+    CHECK(cache.stats().published == 1);
+    CHECK(cache.lookup(kEntry.key, kEntry.toolchain) == kEntry);
+    CHECK(names_in(dir / "cache/v1/tmp").empty());
+  }
+}
+
+TEST_CASE("a stale file handle is opened once more", "[cache][faults]") {
+  for (const int error : {ESTALE, EIO}) {
+    TempDir dir;
+    REQUIRE(DiskCache(options_for(dir / "cache")).publish(kEntry));
+    static int left, read_error;
+    left = 1;
+    read_error = error;
+    Files files = real_files();
+    files.pread = [](int fd, void* data, size_t bytes, off_t offset) -> ssize_t {
+      if (left-- <= 0) return ::pread(fd, data, bytes, offset);
+      errno = read_error;
+      return -1;
+    };
+    DiskCache cache(options_for(dir / "cache"), files);
+    CHECK(cache.lookup(kEntry.key, kEntry.toolchain) == kEntry);
+    left = 2;
+    CHECK_FALSE(cache.lookup(kEntry.key, kEntry.toolchain));
+    CHECK(cache.stats().miss_io == 1);
+    CHECK(exists(entry_file(dir / "cache", kEntry.key)));  // a failed read is no damage
+  }
+}
+
+TEST_CASE("a failing disk warns once, not once per kernel", "[cache][faults]") {
+  TempDir dir;
+  int warnings = 0;
+  Options options = options_for(dir / "cache");
+  options.warn = [&](const std::string&) { ++warnings; };
+  Files files = real_files();
+  files.write = [](int, const void*, size_t) -> ssize_t {
+    errno = ENOSPC;
+    return -1;
+  };
+  DiskCache cache(options, files);
+  for (int i = 0; i < 10; ++i) CHECK_FALSE(cache.publish(sample_entry(i)));
+  CHECK(warnings == 1);
+  CHECK(cache.stats().publish_failed == 10);
+}
+
+}  // namespace kiln::cache::test
