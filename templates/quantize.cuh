@@ -121,9 +121,9 @@ KILN_DEVICE void quantize_rows(const QuantizeParams& p) {
   }
 }
 
-// 128x128: one CTA per block, held in registers between the reduction and the stores.
+// 128x128: one CTA per block, held in registers between the reduction and the stores. Its scales are
+// always row-major.
 KILN_DEVICE void quantize_blocks(const QuantizeParams& p) {
-  static_assert(kScaleRowMajor, "128x128 scales are row-major");
   constexpr u32 kSteps = 128 / kGroups;
   __shared__ float warp_largest[kQuantizeThreads / 32];
   const i64 column_blocks = (p.cols + 127) / 128;

@@ -1,0 +1,123 @@
+#include "jit/source.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <set>
+#include <sstream>
+
+#include "jit/error.h"
+#include "tests/support/catch.h"
+
+using namespace kiln;
+using namespace kiln::jit;
+
+namespace {
+
+GemmSpec gemm() { return {.problem = {.n = 7168, .k = 2048}, .tile = {128, 128, 2, 1, 4, 1, 1, 8}}; }
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+}  // namespace
+
+TEST_CASE("a rendered program is the golden file, byte for byte", "[source]") {
+  // KILN_UPDATE_GOLDEN=1 rewrites the files after a wanted change; the diff is then reviewed.
+  const std::vector<std::pair<std::string, KernelSpec>> cases{
+      {"gemm_dense.cu", {gemm(), {}}},
+      {"quantize_rows.cu", {QuantizeSpec{}, {}}},
+      {"quantize_blocks.cu", {QuantizeSpec{.granularity = ScaleGranularity::k128x128}, {}}},
+  };
+  for (const auto& [file, spec] : cases) {
+    const std::string path = std::string(KILN_GOLDEN_DIR) + "/" + file;
+    const std::string text = render(spec).text;
+    if (std::getenv("KILN_UPDATE_GOLDEN") != nullptr) std::ofstream(path, std::ios::binary) << text;
+    INFO(path);
+    CHECK(text == read_file(path));
+  }
+}
+
+TEST_CASE("every field of a GEMM's spec changes the rendered program and the entry's name", "[source]") {
+  const std::vector<std::function<void(GemmSpec&)>> changes{
+      [](GemmSpec& s) { s.problem.n = 4096; },
+      [](GemmSpec& s) { s.problem.k = 4096; },
+      [](GemmSpec& s) { s.problem.a = Fp8Type::kE5m2; },
+      [](GemmSpec& s) { s.problem.b = Fp8Type::kE5m2; },
+      [](GemmSpec& s) { s.problem.out = OutputType::kF32; s.tile.stages = 3; },
+      [](GemmSpec& s) { s.problem.out = OutputType::kF32; s.tile.stages = 3; s.problem.accumulate = true; },
+      [](GemmSpec& s) { s.problem.sfa_major = ScaleMajor::kM; },
+      [](GemmSpec& s) { s.tile.block_m = 256; s.tile.stages = 3; },
+      [](GemmSpec& s) { s.tile.block_n = 96; },
+      [](GemmSpec& s) { s.tile.warpgroups_m = 1; s.tile.warpgroups_n = 2; },
+      [](GemmSpec& s) { s.tile.stages = 3; },
+      [](GemmSpec& s) { s.tile.cluster_m = 2; },
+      [](GemmSpec& s) { s.tile.cluster_n = 2; },
+      [](GemmSpec& s) { s.tile.raster_group = 16; },
+  };
+  std::set<std::string> texts{render({gemm(), {}}).text}, names{render({gemm(), {}}).entry};
+  for (const auto& change : changes) {
+    GemmSpec spec = gemm();
+    change(spec);
+    const Source source = render({spec, {}});
+    CHECK(texts.insert(source.text).second);
+    CHECK(names.insert(source.entry).second);
+  }
+}
+
+TEST_CASE("every field of a cast changes the rendered program and the entry's name", "[source]") {
+  std::set<std::string> texts, names;
+  int count = 0;
+  for (const QuantizeInput in : {QuantizeInput::kBf16, QuantizeInput::kF32})
+    for (const Fp8Type out : {Fp8Type::kE4m3, Fp8Type::kE5m2})
+      for (const bool power_of_two : {false, true})
+        for (const auto& [granularity, major] : {std::pair{ScaleGranularity::k1x128, ScaleMajor::kRow},
+                                                 std::pair{ScaleGranularity::k1x128, ScaleMajor::kM},
+                                                 std::pair{ScaleGranularity::k128x128, ScaleMajor::kRow}}) {
+          const Source source = render({QuantizeSpec{in, out, granularity, major, power_of_two}, {}});
+          texts.insert(source.text);
+          names.insert(source.entry);
+          ++count;
+        }
+  CHECK(texts.size() == static_cast<std::size_t>(count));
+  CHECK(names.size() == static_cast<std::size_t>(count));
+}
+
+TEST_CASE("the entry is an identifier and the program's name spells the shape", "[source]") {
+  const Source source = render({gemm(), {}});
+  CHECK(source.program_name == source.entry + ".cu");
+  CHECK(source.entry.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == std::string::npos);
+  for (const char* part : {"dense", "1d2d", "n7168", "k2048", "e4m3", "bf16", "128x128"})
+    CHECK(source.entry.find(part) != std::string::npos);
+}
+
+TEST_CASE("the launch shape follows from the tile", "[source]") {
+  GemmSpec spec = gemm();
+  spec.tile.cluster_n = 2;
+  const LaunchShape launch = render({spec, {}}).launch;
+  CHECK(launch.threads == 384);
+  CHECK(launch.cluster == 2);
+  CHECK(launch.dynamic_smem_bytes == smem_bytes(spec.tile, spec.problem));
+  CHECK(launch.param_bytes == 576);
+}
+
+TEST_CASE("illegal specs are not rendered", "[source]") {
+  GemmSpec spec = gemm();
+  spec.problem.k = 8;
+  CHECK_THROWS_AS(render({spec, {}}), Error);
+  spec = gemm();
+  spec.tile.stages = 32;
+  CHECK_THROWS_AS(render({spec, {}}), Error);
+  CHECK_THROWS_AS(render({QuantizeSpec{.granularity = ScaleGranularity::k128x128, .scale_major = ScaleMajor::kM}, {}}), Error);
+  try {
+    render({gemm(), Arch{100}});
+    FAIL("rendered for sm_100a");
+  } catch (const Error& error) {
+    CHECK(error.status() == Status::kUnsupported);
+  }
+  CHECK_THROWS_AS(parse_arch("sm_80", "--arch"), Error);
+  CHECK(parse_arch("sm_90a", "--arch") == Arch{90});
+}

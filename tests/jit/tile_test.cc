@@ -1,0 +1,140 @@
+#include "jit/tile.h"
+
+#include <algorithm>
+#include <random>
+#include <set>
+
+#include "jit/error.h"
+#include "jit/source.h"
+#include "templates/smem_layout.cuh"
+#include "tests/support/catch.h"
+
+using namespace kiln;
+using namespace kiln::jit;
+
+namespace {
+
+Problem problem(std::int64_t n, std::int64_t k, OutputType out = OutputType::kBf16) {
+  return {.n = n, .k = k, .out = out};
+}
+
+bool contains(const std::string& text, const char* part) {
+  return text.find(part) != std::string::npos;
+}
+
+std::string complaint(const Tile& tile, const Problem& p) {
+  try {
+    validate(tile, p);
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every rule of a tile is enforced and named", "[tile]") {
+  const Problem p = problem(7168, 2048);
+  const Tile good{128, 128, 2, 1, 4, 1, 1, 8};
+  REQUIRE(complaint(good, p).empty());
+  const auto broken = [&](auto change) {
+    Tile t = good;
+    change(t);
+    CHECK_FALSE(is_legal(t, p));
+    return complaint(t, p);
+  };
+  CHECK(contains(broken([](Tile& t) { t.block_m = 96; }), "block_m must be a multiple of"));
+  CHECK(contains(broken([](Tile& t) { t.block_m = 0; }), "block_m"));
+  CHECK(contains(broken([](Tile& t) { t.block_m = 512; }), "64..256"));
+  CHECK(contains(broken([](Tile& t) { t.block_n = 12; }), "block_n must be a multiple of 8"));
+  CHECK(contains(broken([](Tile& t) { t.block_n = 264; }), "8..256"));
+  CHECK(contains(broken([](Tile& t) { t.warpgroups_m = 5; }), "1 to 4 in all"));
+  CHECK(contains(broken([](Tile& t) { t.warpgroups_m = 0; }), "1 to 4 in all"));
+  CHECK(contains(broken([](Tile& t) { t.stages = 1; }), "stages"));
+  CHECK(contains(broken([](Tile& t) { t.stages = 7; }), "shared memory must be at most 232448"));
+  CHECK(contains(broken([](Tile& t) { t.cluster_m = 3; }), "cluster"));
+  CHECK(contains(broken([](Tile& t) { t.cluster_m = 4, t.cluster_n = 4; }), "product of at most 8"));
+  CHECK(contains(broken([](Tile& t) { t.block_n = 8, t.cluster_m = 2; }), "8 * cluster_m"));
+  CHECK(contains(broken([](Tile& t) { t.raster_group = 0; }), "raster_group"));
+  CHECK(contains(broken([](Tile& t) { t.block_n = 256; }), "registers"));
+  CHECK(contains(broken([](Tile& t) { t.warpgroups_m = 1 << 30, t.warpgroups_n = 1 << 30; }), "1 to 4"));
+}
+
+TEST_CASE("the menu holds only legal tiles, each once, for every output type", "[tile]") {
+  for (const OutputType out : {OutputType::kBf16, OutputType::kF32}) {
+    const Problem p = problem(2112, 7168, out);
+    const std::vector<Tile> menu = legal_tiles(p);
+    CHECK(menu.size() > 50);
+    CHECK(std::set<Tile>(menu.begin(), menu.end()).size() == menu.size());
+    for (const Tile& tile : menu) {
+      CHECK(complaint(tile, p).empty());
+      CHECK(smem_bytes(tile, p) <= device::kMaxSmemBytes);
+      CHECK(threads(tile) <= 640);
+    }
+  }
+}
+
+TEST_CASE("a plan covers every M without gaps, with legal tiles that differ from their neighbours", "[tile]") {
+  std::mt19937 random(7);
+  for (int round = 0; round < 60; ++round) {
+    Problem p = problem(8 * (1 + random() % 5000), 16 * (1 + random() % 2000), random() % 2 ? OutputType::kBf16 : OutputType::kF32);
+    p.accumulate = p.out == OutputType::kF32 && random() % 2;
+    const Machine machine{static_cast<std::int32_t>(1 + random() % 144)};
+    const std::vector<TileInterval> plan = plan_tiles(p, machine);
+    REQUIRE_FALSE(plan.empty());
+    CHECK(plan.front().m_min == 0);
+    CHECK(plan.back().m_max == kMaxM);
+    for (std::size_t i = 0; i < plan.size(); ++i) {
+      CHECK(plan[i].m_min <= plan[i].m_max);
+      CHECK(complaint(plan[i].tile, p).empty());
+      if (i == 0) continue;
+      CHECK(plan[i].m_min == plan[i - 1].m_max + 1);
+      CHECK(plan[i].tile != plan[i - 1].tile);
+    }
+    CHECK(plan == plan_tiles(p, machine));
+  }
+}
+
+TEST_CASE("small M gets short tiles, large M tall ones", "[tile]") {
+  const Problem p = problem(7168, 16384);
+  CHECK(choose_tile(p, 1, {}).block_m == 64);
+  CHECK(choose_tile(p, 4096, {}).block_m >= 192);
+  CHECK(estimate_us(p, choose_tile(p, 4096, {}), 4096, {}) < estimate_us(p, choose_tile(p, 1, {}), 4096, {}));
+}
+
+TEST_CASE("a tile's text form is read back, trailing parts may be left out", "[tile]") {
+  for (const Tile& tile : legal_tiles(problem(7168, 2048))) CHECK(parse_tile(describe(tile), "--tile") == tile);
+  CHECK(parse_tile("256x128", "--tile") == Tile{256, 128, 2, 1, 4, 1, 1, 8});
+  CHECK(parse_tile("64x96/1x2", "--tile") == Tile{64, 96, 1, 2, 4, 1, 1, 8});
+  CHECK(parse_tile("192x128/3x1/s5", "--tile") == Tile{192, 128, 3, 1, 5, 1, 1, 8});
+  for (const char* bad : {"", "128", "128x", "x128", "128x128/", "128x128/2", "128x128/2x1/4", "128x128/2x1/s4/c2", "128x128/2x1/s4/c2x1/r8/",
+                          "128x128 ", "99999999999x8", "-64x128/2x1/s4/c1x1/r8x"})
+    CHECK_THROWS_AS(parse_tile(bad, "--tile"), Error);
+}
+
+TEST_CASE("the regions of shared memory are aligned, in order and within the launch's bytes", "[tile]") {
+  for (const OutputType out : {OutputType::kBf16, OutputType::kF32}) {
+    const Problem p = problem(7168, 2048, out);
+    const auto u = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
+    for (const Tile& t : legal_tiles(p)) {
+      const auto l = device::smem_layout({u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.stages), u(out == OutputType::kBf16 ? 2 : 4)});
+      const std::uint32_t warps = u(t.warpgroups_m * t.warpgroups_n * 4);
+      CHECK(l.a % 1024 == 0);
+      CHECK(l.b == l.a + u(t.stages) * l.a_stage_bytes);
+      CHECK(l.b % 1024 == 0);
+      CHECK(l.b_stage_bytes % 1024 == 0);
+      CHECK(l.d == l.b + u(t.stages) * l.b_stage_bytes);
+      CHECK(l.d % 1024 == 0);
+      CHECK(l.sfa >= l.d + warps * l.d_slots * device::kStoreRows * l.d_chunk_bytes);
+      CHECK(l.sfa % 128 == 0);
+      CHECK(l.sfa_stage_bytes % 128 == 0);
+      CHECK(l.sfb >= l.sfa + u(t.stages) * l.sfa_stage_bytes);
+      CHECK(l.full % 8 == 0);
+      CHECK(l.empty == l.full + u(t.stages) * 8);
+      CHECK(l.total == l.c_full + warps * l.d_slots * 8);
+      CHECK(l.total == smem_bytes(t, p));
+      CHECK(l.d_slots >= 1);
+      CHECK(l.d_slots <= l.d_chunks);
+    }
+  }
+}
