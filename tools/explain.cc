@@ -21,8 +21,8 @@ const Command& command() {
         "Prints the tile, the plan (every interval of M with its tile: the kernels that \"kiln warm\"\n"
         "makes) and the runners-up. Estimates rank tiles; the absolute time is rough.\n\n"
         "JSON keys: problem, m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes, output_tiles,\n"
-        "waves, estimate_us; intervals: [{m_min, m_max, tile, threads, smem_bytes}]; alternatives: [{tile,\n"
-        "estimate_us}], best first.",
+        "waves, estimate_us, rank, legal_tiles; intervals: [{m_min, m_max, tile, threads, smem_bytes}];\n"
+        "alternatives: [{tile, estimate_us}], best first.",
         problem_flags()};
     for (const Flag& flag : target_flags()) c.flags.push_back(flag);
     c.flags.push_back({"--json", "", "print JSON"});
@@ -41,7 +41,9 @@ struct Explanation {
   Target target;
   kiln_plan_description chosen = KILN_PLAN_DESCRIPTION_INIT;
   std::int64_t output_tiles = 0;
-  double waves = 0;  // output tiles per SM
+  double waves = 0;         // output tiles per SM
+  std::size_t rank = 1;     // among the legal tiles by estimate, from 1; equals share one
+  std::size_t legal_tiles = 0;
   std::vector<jit::TileInterval> intervals;
   std::vector<Alternative> alternatives;  // best first, without the chosen tile
 
@@ -64,7 +66,10 @@ kiln_plan_description describe_plan(const ProblemFlags& asked, const Target& tar
 }
 
 Explanation explain_problem(const ProblemFlags& asked, const Target& target) {
-  Explanation result{asked, target, describe_plan(asked, target), 0, 0, {}, {}};
+  Explanation result;
+  result.asked = asked;
+  result.target = target;
+  result.chosen = describe_plan(asked, target);
   const jit::Machine machine{target.num_sms};
   const jit::Tile tile = result.tile();
   result.output_tiles = jit::ceil_div(asked.m, tile.block_m) * jit::ceil_div(asked.problem.n, tile.block_n);
@@ -77,7 +82,9 @@ Explanation explain_problem(const ProblemFlags& asked, const Target& target) {
   for (const jit::Tile& other : jit::legal_tiles(asked.problem)) {
     if (other == tile) continue;
     result.alternatives.push_back({other, jit::estimate_us(asked.problem, other, asked.m, machine)});
+    if (result.alternatives.back().estimate_us < result.chosen.estimate_us) ++result.rank;
   }
+  result.legal_tiles = result.alternatives.size() + 1;
   constexpr std::size_t kMostAlternatives = 8;
   std::stable_sort(result.alternatives.begin(), result.alternatives.end(),
                    [](const Alternative& a, const Alternative& b) { return a.estimate_us < b.estimate_us; });
@@ -111,6 +118,8 @@ nlohmann::ordered_json to_json(const Explanation& e) {
           {"output_tiles", e.output_tiles},
           {"waves", e.waves},
           {"estimate_us", e.chosen.estimate_us},
+          {"rank", e.rank},
+          {"legal_tiles", e.legal_tiles},
           {"intervals", intervals},
           {"alternatives", alternatives}};
 }
@@ -123,8 +132,11 @@ void print_text(const Explanation& e) {
                     human_interval(e.chosen.m_min, e.chosen.m_max), e.chosen.reason));
   print(fmt::format("launch    {} threads, {} of shared memory\n", e.chosen.threads,
                     human_bytes(static_cast<std::uint64_t>(e.chosen.dynamic_smem_bytes))));
-  print(fmt::format("work      {} tiles of {}x{} = {:.2f} per SM\nestimate  {:.1f} us\n", e.output_tiles, tile.block_m,
-                    tile.block_n, e.waves, e.chosen.estimate_us));
+  print(fmt::format("work      {} tiles of {}x{} = {:.2f} per SM\n", e.output_tiles, tile.block_m, tile.block_n,
+                    e.waves));
+  // One tile serves an interval, so it need not be the best at every M of it.
+  print(fmt::format("estimate  {:.1f} us, rank {} of {} legal tiles at this M\n", e.chosen.estimate_us, e.rank,
+                    e.legal_tiles));
 
   print("\nplan (> serves this M):\n");
   Table plan({{""}, {"M"}, {"tile"}, {"threads", Align::kRight}, {"smem", Align::kRight}});

@@ -18,7 +18,7 @@ const Command& command() {
     Command c{
         "run",
         "run problems on the GPU, check and time them",
-        "(--m M --n N --k K [problem flags] | --shapes FILE) [--repeat R] [--check] [--seed S] [--sms N] [--json]",
+        "(--m M --n N --k K [problem flags] | --shapes FILE) [--check] [flags]",
         "Operands are random and roughly normal, made and cast to FP8 on the GPU. Each timed launch follows\n"
         "a write of 512 MiB, so that it finds nothing in L2; us is the median. The roofline is the larger of\n"
         "FLOPs at the peak rate and bytes at the peak bandwidth, both from the clocks that the GPU reports:\n"
@@ -60,8 +60,8 @@ std::vector<BenchCase> read_cases(const Args& args) {
 }
 
 // The first Hopper GPU, or exit code 3 with what is missing.
-int find_device(const Args& args) {
-  if (const auto ordinal = args.integer("--device", 0, 1023)) return static_cast<int>(*ordinal);
+int find_device(std::optional<std::int64_t> asked) {
+  if (asked) return static_cast<int>(*asked);
   kiln_probe_report probe = KILN_PROBE_REPORT_INIT;
   check(kiln_probe(nullptr, &probe));
   if (probe.has_driver == 0) {
@@ -71,14 +71,6 @@ int find_device(const Args& args) {
     throw Error(Status::kNoDevice, fmt::format("running needs an NVIDIA Hopper GPU: {}", probe.device_message));
   }
   return probe.hopper_device;
-}
-
-kiln_engine_options engine_options(const Args& args, int device, const std::string& cache_dir) {
-  kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
-  options.device = device;
-  options.num_sms = static_cast<std::int32_t>(args.integer("--sms", 1, 1024, 0));
-  options.cache_dir = cache_dir.c_str();
-  return options;
 }
 
 // A GPU that Kiln cannot use is exit code 3, whatever is wrong with it.
@@ -195,6 +187,56 @@ ExitCode exit_of(const std::vector<Outcome>& outcomes) {
   return code;
 }
 
+// Runs the cases one after the other and says how each went: as rows of a table while it goes on, or
+// as JSON at the end.
+class Session {
+ public:
+  Session(Bench& bench, const std::vector<BenchCase>& cases, int repeat, bool json)
+      : bench_(bench), cases_(cases), repeat_(repeat), json_(json), widest_(widest_cells(cases)) {}
+
+  ExitCode run(const std::string& device, int num_sms) {
+    const Peak& peak = bench_.peak();
+    if (!json_) {
+      print(fmt::format("{}, {} SMs; peak {:.0f} TFLOPS, {:.0f} GB/s\n{}", device, num_sms, peak.tflops, peak.gb_per_s,
+                        table_.header(widest_)));
+    }
+    for (const BenchCase& c : cases_) run_one(c);
+    if (json_) {
+      print_json({{"device", device},
+                  {"num_sms", num_sms},
+                  {"peak_tflops", peak.tflops},
+                  {"peak_gb_per_s", peak.gb_per_s},
+                  {"results", results_}});
+    }
+    return exit_of(outcomes_);
+  }
+
+ private:
+  void run_one(const BenchCase& c) {
+    const Outcome outcome = run_case(bench_, c);
+    if (!outcome.error.empty()) {
+      print_error(fmt::format("kiln run: {} M = {}: {}\n", c.name.empty() ? jit::describe(c.problem) : c.name, c.m,
+                              outcome.error));
+    }
+    if (json_) {
+      results_.push_back(to_json(c, outcome, repeat_));
+    } else {
+      print(table_.line(widest_, cells(c, outcome)));
+      std::fflush(stdout);
+    }
+    outcomes_.push_back(outcome);
+  }
+
+  Bench& bench_;
+  const std::vector<BenchCase>& cases_;
+  int repeat_;
+  bool json_;
+  Table table_{columns()};
+  std::vector<std::string> widest_;
+  std::vector<Outcome> outcomes_;
+  nlohmann::ordered_json results_ = nlohmann::ordered_json::array();
+};
+
 }  // namespace
 
 int run(Words words) {
@@ -208,43 +250,16 @@ int run(Words words) {
   options.repeat = static_cast<int>(args.integer("--repeat", 1, 100'000, options.repeat));
   options.check = args.has("--check");
   options.seed = static_cast<std::uint64_t>(args.integer("--seed", 0, INT64_MAX - 2, 1));
-  const bool json = args.has("--json");
   const std::string cache_dir = cache_directory(args);
-  const EngineHandle engine = open_engine(engine_options(args, find_device(args), cache_dir));
+  const std::optional<std::int64_t> device = args.integer("--device", 0, 1023);
+  kiln_engine_options engine_options = KILN_ENGINE_OPTIONS_INIT;
+  engine_options.num_sms = static_cast<std::int32_t>(args.integer("--sms", 1, 1024, 0));
+  engine_options.cache_dir = cache_dir.c_str();
+  engine_options.device = find_device(device);  // last: a wrong command line is wrong without a GPU too
+  const EngineHandle engine = open_engine(engine_options);
   Bench bench(engine, options);
-
-  const std::string& device = engine.engine().device().info().name;
-  const int num_sms = engine.engine().num_sms();
-  const Table table(columns());
-  const std::vector<std::string> widest = widest_cells(cases);
-  if (!json) {
-    print(fmt::format("{}, {} SMs; peak {:.0f} TFLOPS, {:.0f} GB/s\n{}", device, num_sms, bench.peak().tflops,
-                      bench.peak().gb_per_s, table.header(widest)));
-  }
-  auto results = nlohmann::ordered_json::array();
-  std::vector<Outcome> outcomes;
-  for (const BenchCase& c : cases) {
-    outcomes.push_back(run_case(bench, c));
-    const Outcome& outcome = outcomes.back();
-    if (!outcome.error.empty()) {
-      print_error(fmt::format("kiln run: {} M = {}: {}\n", c.name.empty() ? jit::describe(c.problem) : c.name, c.m,
-                              outcome.error));
-    }
-    if (json) {
-      results.push_back(to_json(c, outcome, options.repeat));
-    } else {
-      print(table.line(widest, cells(c, outcome)));
-      std::fflush(stdout);
-    }
-  }
-  if (json) {
-    print_json({{"device", device},
-                {"num_sms", num_sms},
-                {"peak_tflops", bench.peak().tflops},
-                {"peak_gb_per_s", bench.peak().gb_per_s},
-                {"results", results}});
-  }
-  return exit_of(outcomes);
+  Session session(bench, cases, options.repeat, args.has("--json"));
+  return session.run(engine.engine().device().info().name, engine.engine().num_sms());
 }
 
 }  // namespace kiln::tools

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <set>
 #include <vector>
 
 #include "jit/error.h"
@@ -20,13 +19,12 @@ using nlohmann::json;
 
 [[noreturn]] void bad(const std::string& message) { throw Error(Status::kInvalidArgument, message); }
 
-// "line 3, column 7" of a byte offset.
-std::string position_text(std::string_view text, std::size_t offset) {
-  const std::string_view before = text.substr(0, std::min(offset, text.size()));
+// "line 3, column 7" of the last of `read` bytes.
+std::string position_text(std::string_view text, std::size_t read) {
+  const std::string_view before = text.substr(0, std::min(read > 0 ? read - 1 : 0, text.size()));
   const auto line = 1 + std::count(before.begin(), before.end(), '\n');
-  const std::size_t newline = before.rfind('\n');
-  const std::size_t column = newline == std::string_view::npos ? before.size() : before.size() - newline - 1;
-  return fmt::format("line {}, column {}", line, std::max<std::size_t>(column, 1));
+  const std::size_t newline = before.rfind('\n');  // npos + 1 is 0
+  return fmt::format("line {}, column {}", line, before.size() - (newline + 1) + 1);
 }
 
 // Builds the value from the parser's events and keeps the path of where it is, so that a refusal
@@ -53,6 +51,7 @@ class Builder final : public json::json_sax_t {
   bool key(string_t& name) override {
     Level& level = levels_.back();
     if (level.value->contains(name)) {
+      level.key.clear();  // the place is the object
       return refuse(fmt::format("the key {} appears twice in one object: remove one of them", quote(name)));
     }
     level.key = std::move(name);
@@ -70,13 +69,17 @@ class Builder final : public json::json_sax_t {
     std::string key;  // objects: of the member that comes next
   };
 
+  // Of the value that comes next.
   std::string path() const {
     std::string path;
-    for (const Level& level : levels_) {
+    for (std::size_t i = 0; i < levels_.size(); ++i) {
+      const Level& level = levels_[i];
       if (level.value->is_array()) {
-        path += fmt::format("[{}]", level.value->size());
-      } else {
-        path += (path.empty() ? "" : ".") + level.key;
+        // An open element is in its array already.
+        path += fmt::format("[{}]", level.value->size() - (i + 1 < levels_.size() ? 1 : 0));
+      } else if (!level.key.empty()) {
+        if (!path.empty()) path += '.';
+        path += printable(level.key);
       }
     }
     return path;

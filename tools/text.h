@@ -9,9 +9,9 @@
 
 namespace kiln::tools {
 
-// The text in double quotes, safe to print: control and non-ASCII bytes as \xNN, and at most 80
-// bytes of it.
-std::string quote(std::string_view text);
+// Safe to print: control and non-ASCII bytes as \xNN, and at most 80 bytes of it.
+std::string printable(std::string_view text);
+std::string quote(std::string_view text);  // the same in double quotes
 
 // The candidate with the fewest edits from `word`, or "" when none is close enough to be a typo of
 // it (more than a third of its letters differ).

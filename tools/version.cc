@@ -29,7 +29,7 @@ int version(Words words) {
   if (args.has("--json")) {
     print_json({{"version", text}, {"major", major}, {"minor", minor}, {"patch", patch}, {"build", kiln_build_info()}});
   } else {
-    print(fmt::format("kiln {}\n{}\n", text, kiln_build_info()));
+    print(fmt::format("{}\n", kiln_build_info()));
   }
   return kExitOk;
 }

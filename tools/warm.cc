@@ -9,6 +9,7 @@
 #include <chrono>
 #include <optional>
 
+#include "runtime/options.h"
 #include "tools/args.h"
 #include "tools/cache_directory.h"
 #include "tools/commands.h"
@@ -28,7 +29,7 @@ const Command& command() {
     Command c{
         "warm",
         "compile every kernel of a shapes file into the cache; needs no GPU",
-        "--shapes FILE --arch sm_90a --sms N [--cache DIR] [--jobs N] [--shard I/N] [--timeout S] [--json]",
+        "--shapes FILE --arch sm_90a --sms N [--cache DIR] [--jobs N] [--shard I/N] [--json]",
         "Every M is covered: a problem's plan says which tiles it can use, and those are made. A problem\n"
         "that cannot be computed and a kernel that fails are reported, and the rest is done.\n\n"
         "JSON keys: arch, num_sms, cache_dir, shard; kernels: a list of {program, key, problem, tile, uses:\n"
@@ -342,6 +343,8 @@ int warm(Words words) {
   options.cache_dir = cache_directory(args);
   kiln_engine_options engine_options = offline_options(options.target.arch, options.target.num_sms);
   engine_options.cache_dir = options.cache_dir.c_str();
+  // The settings of the worker processes: refused here, once, if they are wrong.
+  runtime::resolve(engine_options, runtime::Environment::read());
   engine_options.miss_policy = KILN_MISS_FROZEN;  // this process only looks up
   const EngineHandle engine(engine_options);
   require_usable_cache(engine.engine().disk_cache(), options.cache_dir);
