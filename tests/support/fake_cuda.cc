@@ -74,6 +74,12 @@ CUresult cuInit(unsigned) {
   return state.init_result;
 }
 
+// Not called by Kiln but by NVRTC, when it finds this library in place of the driver.
+CUresult cuGetExportTable(const void** table, const CUuuid*) {
+  *table = nullptr;
+  return CUDA_ERROR_NOT_SUPPORTED;
+}
+
 CUresult cuDriverGetVersion(int* version) {
   COUNT("cuDriverGetVersion");
   *version = state.driver_version;
