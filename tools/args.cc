@@ -10,9 +10,13 @@
 namespace kiln::tools {
 namespace {
 
+constexpr std::size_t kColumns = 96;  // of the help texts
+
 constexpr Flag kHelpFlag{"--help", "", "print this text and exit"};
 
-[[noreturn]] void usage_error(const std::string& message) { throw Error(Status::kInvalidArgument, message); }
+[[noreturn]] void usage_error(const std::string& message) {
+  throw Error(Status::kInvalidArgument, message);
+}
 
 std::vector<std::string_view> flag_names(const Command& command) {
   std::vector<std::string_view> names;
@@ -34,14 +38,15 @@ std::string flag_lines(const std::vector<Flag>& flags) {
   constexpr std::size_t kHelpColumn = 24;
   std::string out;
   for (const Flag& flag : flags) {
-    std::string left = fmt::format("  {}{}{}", flag.name, flag.value.empty() ? "" : " ", flag.value);
+    std::string left =
+        fmt::format("  {}{}{}", flag.name, flag.value.empty() ? "" : " ", flag.value);
     if (left.size() + 2 > kHelpColumn) {
       left += '\n';
       left.append(kHelpColumn, ' ');
     } else {
       left.resize(kHelpColumn, ' ');
     }
-    out += left + indent(flag.help, kHelpColumn) + '\n';
+    out += left + indent(wrap(flag.help, kColumns - kHelpColumn), kHelpColumn) + '\n';
   }
   return out;
 }
@@ -52,8 +57,8 @@ Args::Args(const Command& command, std::span<const std::string> words) : command
   for (std::size_t i = 0; i < words.size(); ++i) {
     const std::string_view word = words[i];
     if (word.size() < 3 || word.substr(0, 2) != "--") {
-      usage_error(fmt::format("unexpected word {}: kiln {} takes flags only, written --flag VALUE", quote(word),
-                              command.name));
+      usage_error(fmt::format("unexpected word {}: kiln {} takes flags only, written --flag VALUE",
+                              quote(word), command.name));
     }
     const std::size_t equals = word.find('=');
     const Flag& flag = find(word.substr(0, equals));
@@ -62,7 +67,8 @@ Args::Args(const Command& command, std::span<const std::string> words) : command
     }
     const bool is_switch = flag.value.empty();
     if (is_switch && equals != std::string_view::npos) {
-      usage_error(fmt::format("{} takes no value, got {}", flag.name, quote(word.substr(equals + 1))));
+      usage_error(
+          fmt::format("{} takes no value, got {}", flag.name, quote(word.substr(equals + 1))));
     }
     std::string value;
     if (!is_switch && equals != std::string_view::npos) {
@@ -75,7 +81,8 @@ Args::Args(const Command& command, std::span<const std::string> words) : command
       value = words[++i];
     }
     if (!is_switch && value.empty()) {
-      usage_error(fmt::format("{} needs a value that is not empty: {} {}", flag.name, flag.name, flag.value));
+      usage_error(fmt::format("{} needs a value that is not empty: {} {}", flag.name, flag.name,
+                              flag.value));
     }
     values_.emplace(flag.name, std::move(value));
   }
@@ -107,15 +114,18 @@ std::string Args::text(std::string_view flag, std::string_view fallback) const {
 
 std::string Args::required_text(std::string_view flag) const {
   if (auto value = text(flag)) return *value;
-  usage_error(fmt::format("{} is missing: kiln {} needs {} {}", flag, command_.name, flag, find(flag).value));
+  usage_error(fmt::format("{} is missing: kiln {} needs {} {}", flag, command_.name, flag,
+                          find(flag).value));
 }
 
-std::optional<std::int64_t> Args::integer(std::string_view flag, std::int64_t min, std::int64_t max) const {
+std::optional<std::int64_t> Args::integer(std::string_view flag, std::int64_t min,
+                                          std::int64_t max) const {
   const std::optional<std::string> value = text(flag);
   if (!value) return std::nullopt;
   const std::optional<ParsedInteger> parsed = parse_integer(*value);
   if (!parsed || parsed->overflow || parsed->value < min || parsed->value > max) {
-    usage_error(fmt::format("{} must be a whole number from {} to {}, got {}", flag, min, max, quote(*value)));
+    usage_error(fmt::format("{} must be a whole number from {} to {}, got {}", flag, min, max,
+                            quote(*value)));
   }
   return parsed->value;
 }
@@ -125,32 +135,37 @@ std::int64_t Args::integer(std::string_view flag, std::int64_t min, std::int64_t
   return integer(flag, min, max).value_or(fallback);
 }
 
-std::int64_t Args::required_integer(std::string_view flag, std::int64_t min, std::int64_t max) const {
+std::int64_t Args::required_integer(std::string_view flag, std::int64_t min,
+                                    std::int64_t max) const {
   required_text(flag);
   return *integer(flag, min, max);
 }
 
 void Args::exclude(std::string_view flag, std::string_view other, std::string_view reason) const {
   if (has(flag) && has(other)) {
-    usage_error(fmt::format("{} and {} exclude each other ({}): give one of them", flag, other, reason));
+    usage_error(
+        fmt::format("{} and {} exclude each other ({}): give one of them", flag, other, reason));
   }
 }
 
 std::string help_text(const Command& command) {
   std::vector<Flag> flags = command.flags;
   flags.push_back(kHelpFlag);
-  std::string out = fmt::format("kiln {}: {}\n\nUsage: kiln {} {}\n\nFlags:\n{}", command.name, command.summary,
-                                command.name, command.usage, flag_lines(flags));
-  if (!command.details.empty()) out += fmt::format("\n{}\n", command.details);
+  std::string out = fmt::format("kiln {}: {}\n\nUsage: kiln {} {}\n\nFlags:\n{}", command.name,
+                                command.summary, command.name, command.usage, flag_lines(flags));
+  if (!command.details.empty()) out += fmt::format("\n{}\n", wrap(command.details, kColumns));
   return out;
 }
 
 std::string environment_text() {
   return flag_lines({
-      {"KILN_CACHE_DIR", "", "the cache directory (default $XDG_CACHE_HOME/kiln or ~/.cache/kiln);\nempty: none. --cache goes before it"},
+      {"KILN_CACHE_DIR", "",
+       "the cache directory (default $XDG_CACHE_HOME/kiln or ~/.cache/kiln), "
+       "empty: none; --cache goes before it"},
       {"KILN_CACHE_PATH", "", "colon-separated read-only cache directories, searched first"},
       {"KILN_LOG_LEVEL", "", "off, error, warning (default), info or debug; to stderr"},
-      {"KILN_NO_COMPILE", "", "1: never compile, a kernel that is not in the cache is an error (exit 4)"},
+      {"KILN_NO_COMPILE", "",
+       "1: never compile, a kernel that is not in the cache is an error (exit 4)"},
       {"KILN_NVRTC", "", "the libnvrtc file to use, or its directory (default: search)"},
   });
 }

@@ -18,14 +18,14 @@ namespace kiln::tools {
 struct Flag {
   std::string_view name;   // "--jobs"
   std::string_view value;  // placeholder in the help such as "N"; empty for a switch
-  std::string_view help;   // may hold line breaks
+  std::string_view help;   // of any length: it is wrapped
 };
 
 struct Command {
   std::string_view name;     // "warm", "cache list"
   std::string_view summary;  // one line
   std::string_view usage;    // what follows "kiln NAME"
-  std::string_view details;  // paragraphs after the flags: output, exit codes
+  std::string_view details;  // paragraphs after the flags: output, exit codes; wrapped
   std::vector<Flag> flags;   // --help is added by itself
 };
 
@@ -42,8 +42,10 @@ class Args {
   std::string required_text(std::string_view flag) const;
 
   // A whole number in [min, max].
-  std::optional<std::int64_t> integer(std::string_view flag, std::int64_t min, std::int64_t max) const;
-  std::int64_t integer(std::string_view flag, std::int64_t min, std::int64_t max, std::int64_t fallback) const;
+  std::optional<std::int64_t> integer(std::string_view flag, std::int64_t min,
+                                      std::int64_t max) const;
+  std::int64_t integer(std::string_view flag, std::int64_t min, std::int64_t max,
+                       std::int64_t fallback) const;
   std::int64_t required_integer(std::string_view flag, std::int64_t min, std::int64_t max) const;
 
   // Throws when both were given.

@@ -20,7 +20,8 @@ Peak peak_of(const runtime::DeviceInfo& info, int num_sms) {
   constexpr double kFlopsPerClock = 8192;  // of one Hopper SM: dense FP8, a multiply-add is two
   Peak peak;
   peak.tflops = num_sms * kFlopsPerClock * info.clock_khz * 1e3 / 1e12;
-  peak.gb_per_s = 2.0 * info.memory_clock_khz * 1e3 * info.memory_bus_bits / 8 / 1e9;  // double data rate
+  peak.gb_per_s =
+      2.0 * info.memory_clock_khz * 1e3 * info.memory_bus_bits / 8 / 1e9;  // double data rate
   return peak;
 }
 
@@ -29,7 +30,9 @@ std::size_t bytes(std::int64_t rows, std::int64_t columns, std::int64_t element_
   return static_cast<std::size_t>(std::max<std::int64_t>(rows * columns, 1) * element_bytes);
 }
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) { return jit::ceil_div(value, unit) * unit; }
+std::int64_t round_up(std::int64_t value, std::int64_t unit) {
+  return jit::ceil_div(value, unit) * unit;
+}
 
 }  // namespace
 
@@ -56,8 +59,8 @@ void Bench::fill(const runtime::DeviceBuffer& buffer, std::uint64_t count, std::
   kernel.launch(static_cast<std::uint32_t>(device_.info().num_sms) * 4, &params, stream_.get());
 }
 
-void Bench::quantize(const runtime::DeviceBuffer& in, std::int64_t rows, std::int64_t cols, int type,
-                     int granularity, int scale_major, const runtime::DeviceBuffer& out,
+void Bench::quantize(const runtime::DeviceBuffer& in, std::int64_t rows, std::int64_t cols,
+                     int type, int granularity, int scale_major, const runtime::DeviceBuffer& out,
                      const runtime::DeviceBuffer& scales, std::int64_t ld_scales) {
   kiln_quantize_problem problem = KILN_QUANTIZE_PROBLEM_INIT;
   problem.in_type = KILN_TYPE_BF16;
@@ -82,14 +85,17 @@ void Bench::quantize(const runtime::DeviceBuffer& in, std::int64_t rows, std::in
 
 // Before anything is allocated, and in floating point: the sizes may be beyond 64 bits.
 void Bench::require_memory(const BenchCase& c) const {
-  const double m = static_cast<double>(c.m), n = static_cast<double>(c.problem.n), k = static_cast<double>(c.problem.k);
+  const double m = static_cast<double>(c.m), n = static_cast<double>(c.problem.n),
+               k = static_cast<double>(c.problem.k);
   const double d_bytes = m * n * static_cast<double>(jit::element_bytes(c.problem.out));
-  const double needed = m * k + n * k + 2 * std::max(m, n) * k + d_bytes * (c.problem.accumulate ? 2 : 1);
+  const double needed =
+      m * k + n * k + 2 * std::max(m, n) * k + d_bytes * (c.problem.accumulate ? 2 : 1);
   const double there = static_cast<double>(device_.info().memory_bytes);
   if (needed <= there) return;
-  throw Error(Status::kOutOfMemory,
-              fmt::format("the operands take {:.1f} GiB, the GPU has {:.1f} GiB: use a smaller M, N or K",
-                          needed / (1 << 30), there / (1 << 30)));
+  throw Error(
+      Status::kOutOfMemory,
+      fmt::format("the operands take {:.1f} GiB, the GPU has {:.1f} GiB: use a smaller M, N or K",
+                  needed / (1 << 30), there / (1 << 30)));
 }
 
 Bench::Operands Bench::make_operands(const BenchCase& c) {
@@ -107,9 +113,11 @@ Bench::Operands Bench::make_operands(const BenchCase& c) {
   {
     const runtime::DeviceBuffer wide(device_, bytes(std::max(c.m, p.n), p.k, 2));
     fill(wide, static_cast<std::uint64_t>(c.m * p.k), options_.seed);
-    quantize(wide, c.m, p.k, problem.a_type, KILN_SCALE_1X128, problem.sfa_major, o.a, o.sfa, ld_sfa);
+    quantize(wide, c.m, p.k, problem.a_type, KILN_SCALE_1X128, problem.sfa_major, o.a, o.sfa,
+             ld_sfa);
     fill(wide, static_cast<std::uint64_t>(p.n * p.k), options_.seed + 1);
-    quantize(wide, p.n, p.k, problem.b_type, KILN_SCALE_128X128, KILN_SCALE_ROW_MAJOR, o.b, o.sfb, blocks);
+    quantize(wide, p.n, p.k, problem.b_type, KILN_SCALE_128X128, KILN_SCALE_ROW_MAJOR, o.b, o.sfb,
+             blocks);
   }
   // NaN everywhere: what the kernel leaves unwritten shows in the check.
   o.d.fill(0xff, stream_.get());
@@ -137,7 +145,8 @@ Bench::Operands Bench::make_operands(const BenchCase& c) {
 
 CheckResult Bench::compare(const BenchCase& c, const Operands& o) {
   const jit::Problem& p = c.problem;
-  const runtime::DeviceBuffer sums = runtime::DeviceBuffer::of(device_, std::vector<double>(4, 0.0));
+  const runtime::DeviceBuffer sums =
+      runtime::DeviceBuffer::of(device_, std::vector<double>(4, 0.0));
   device::ReferenceParams params{};
   params.a = o.launch.a;
   params.b = o.launch.b;
@@ -157,13 +166,15 @@ CheckResult Bench::compare(const BenchCase& c, const Operands& o) {
   // The reference takes its sizes at run time: one kernel for all, found under one spec.
   jit::Problem types = p;
   types.n = types.k = jit::kScaleBlock;
-  const runtime::LoadedKernel& kernel = engine_.kernel_for({jit::ReferenceSpec{types}, engine_.arch()});
+  const runtime::LoadedKernel& kernel =
+      engine_.kernel_for({jit::ReferenceSpec{types}, engine_.arch()});
   {
     const runtime::ContextScope scope(device_.driver(), device_.context());
     constexpr std::int64_t kSide = 16;
-    kernel.launch_grid(static_cast<std::uint32_t>(jit::ceil_div(p.n, kSide)),
-                       static_cast<std::uint32_t>(std::clamp<std::int64_t>(jit::ceil_div(c.m, kSide), 1, 65535)),
-                       &params, stream_.get());
+    kernel.launch_grid(
+        static_cast<std::uint32_t>(jit::ceil_div(p.n, kSide)),
+        static_cast<std::uint32_t>(std::clamp<std::int64_t>(jit::ceil_div(c.m, kSide), 1, 65535)),
+        &params, stream_.get());
   }
   stream_.synchronize();
   const std::vector<double> s = sums.to_host<double>();
@@ -173,7 +184,8 @@ CheckResult Bench::compare(const BenchCase& c, const Operands& o) {
   result.difference = energy > 0 ? 1 - 2 * s[2] / energy : c.m == 0 ? 0 : 1;
   result.max_abs_error = s[3];
   // Written so that a NaN fails.
-  result.passed = std::abs(result.difference) < kLargestDifference && std::isfinite(result.max_abs_error);
+  result.passed =
+      std::abs(result.difference) < kLargestDifference && std::isfinite(result.max_abs_error);
   return result;
 }
 
@@ -192,7 +204,8 @@ void Bench::time(const kiln_plan* plan, const Operands& o, BenchResult& result) 
   }
   std::sort(times_us.begin(), times_us.end());
   const std::size_t middle = times_us.size() / 2;
-  result.median_us = times_us.size() % 2 == 1 ? times_us[middle] : (times_us[middle - 1] + times_us[middle]) / 2;
+  result.median_us =
+      times_us.size() % 2 == 1 ? times_us[middle] : (times_us[middle - 1] + times_us[middle]) / 2;
   result.best_us = times_us.front();
 }
 
@@ -216,14 +229,17 @@ BenchResult Bench::run(const BenchCase& c) {
 
   // 3. The launches that are timed.
   time(plan.get(), operands, result);
-  const double m = static_cast<double>(c.m), n = static_cast<double>(p.n), k = static_cast<double>(p.k);
+  const double m = static_cast<double>(c.m), n = static_cast<double>(p.n),
+               k = static_cast<double>(p.k);
   const double k_blocks = static_cast<double>(jit::scale_blocks(p.k));
   const double n_blocks = static_cast<double>(jit::scale_blocks(p.n));
-  const double d_bytes = m * n * static_cast<double>(jit::element_bytes(p.out)) * (p.accumulate ? 2 : 1);
+  const double d_bytes =
+      m * n * static_cast<double>(jit::element_bytes(p.out)) * (p.accumulate ? 2 : 1);
   result.flops = 2 * m * n * k;
   result.bytes = m * k + n * k + 4 * k_blocks * (m + n_blocks) + d_bytes;
   if (c.m == 0) result.bytes = 0;
-  result.roofline_us = std::max(result.flops / peak_.tflops / 1e6, result.bytes / peak_.gb_per_s / 1e3);
+  result.roofline_us =
+      std::max(result.flops / peak_.tflops / 1e6, result.bytes / peak_.gb_per_s / 1e3);
   return result;
 }
 

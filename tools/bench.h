@@ -67,9 +67,9 @@ class Bench {
   void require_memory(const BenchCase& c) const;
   Operands make_operands(const BenchCase& c);
   void fill(const runtime::DeviceBuffer& buffer, std::uint64_t count, std::uint64_t seed);
-  void quantize(const runtime::DeviceBuffer& in, std::int64_t rows, std::int64_t cols, int type, int granularity,
-                int scale_major, const runtime::DeviceBuffer& out, const runtime::DeviceBuffer& scales,
-                std::int64_t ld_scales);
+  void quantize(const runtime::DeviceBuffer& in, std::int64_t rows, std::int64_t cols, int type,
+                int granularity, int scale_major, const runtime::DeviceBuffer& out,
+                const runtime::DeviceBuffer& scales, std::int64_t ld_scales);
   CheckResult compare(const BenchCase& c, const Operands& operands);
   void time(const kiln_plan* plan, const Operands& operands, BenchResult& result);
 

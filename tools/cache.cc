@@ -23,9 +23,10 @@ const Command kListCommand{
     "cache list",
     "the kernels in a cache directory",
     "[--cache DIR] [--json]",
-    "JSON keys: cache_dir; entries: a list of {path, bytes, modified_unix_s, state: good | untrusted | the\n"
-    "defect's name} with, for readable ones, {key, kernel, registers, spill_bytes, smem_bytes, cubin_bytes,\n"
-    "compile_ms, compiler}; total_bytes.",
+    R"(
+JSON keys: cache_dir; total_bytes; entries: a list of {path, bytes, modified_unix_s, state: good |
+untrusted | the defect's name} with, for readable ones, {key, kernel, registers, spill_bytes,
+smem_bytes, cubin_bytes, compile_ms, compiler}.)",
     {kCacheFlag, kJsonFlag},
 };
 
@@ -33,9 +34,12 @@ const Command kVerifyCommand{
     "cache verify",
     "read every entry and check it as a lookup would",
     "[--cache DIR] [--json]",
-    "Changes nothing. Exit codes: 0 all entries are good, 1 some are not (each is named on stderr).\n"
-    "A bad entry is never used: it counts as a miss and is replaced by the next compile.\n\n"
-    "JSON keys: cache_dir, entries, good, bad: a list of {path, state}.",
+    R"(
+Changes nothing. A bad entry is never used: it counts as a miss and is replaced by the next compile.
+
+JSON keys: cache_dir, entries, good, bad: a list of {path, state}.
+
+Exit codes: 0 all entries are good; 1 some are not, and each is named on stderr.)",
     {kCacheFlag, kJsonFlag},
 };
 
@@ -43,8 +47,10 @@ const Command kPruneCommand{
     "cache prune",
     "remove the kernels that were not used for longest",
     "[--cache DIR] (--max-bytes N | --all) [--json]",
-    "Entries younger than 60 s stay, unless --all is given.\n\n"
-    "JSON keys: cache_dir, removed_entries, removed_bytes, removed_other, kept_entries, kept_bytes.",
+    R"(
+Entries younger than 60 s stay, unless --all is given.
+
+JSON keys: cache_dir, removed_entries, removed_bytes, removed_other, kept_entries, kept_bytes.)",
     {kCacheFlag,
      {"--max-bytes", "N", "keep at most so many bytes"},
      {"--all", "", "remove every entry, of every age and format version"},
@@ -57,8 +63,10 @@ std::string overview() {
   return fmt::format(
       "kiln cache: list, verify or prune a cache directory\n\n"
       "Usage: kiln cache list|verify|prune [FLAGS]\n\n"
-      "  list     {}\n  verify   {}\n  prune    {}\n\n\"kiln cache ACTION --help\" says the rest.\n\n"
-      "Whoever can write the cache directory can run code on your GPU and in your process. The checksum\n"
+      "  list     {}\n  verify   {}\n  prune    {}\n\n\"kiln cache ACTION --help\" says the "
+      "rest.\n\n"
+      "Whoever can write the cache directory can run code on your GPU and in your process. The "
+      "checksum\n"
       "detects accidents, not attackers.\n",
       kListCommand.summary, kVerifyCommand.summary, kPruneCommand.summary);
 }
@@ -66,14 +74,17 @@ std::string overview() {
 // The directory must be there: making one in order to list it would hide a typo.
 std::string existing_directory(const Args& args) {
   const std::string directory = cache_directory(args);
-  if (directory.empty()) throw Error(Status::kInvalidArgument, "there is no cache directory: give --cache DIR");
+  if (directory.empty())
+    throw Error(Status::kInvalidArgument, "there is no cache directory: give --cache DIR");
   struct stat status {};
   if (::stat(directory.c_str(), &status) != 0) {
-    throw Error(Status::kInvalidArgument, fmt::format("the cache directory {} cannot be read: {}: check --cache",
-                                                      quote(directory), std::strerror(errno)));
+    throw Error(Status::kInvalidArgument,
+                fmt::format("the cache directory {} cannot be read: {}: check --cache",
+                            quote(directory), std::strerror(errno)));
   }
   if (!S_ISDIR(status.st_mode)) {
-    throw Error(Status::kInvalidArgument, fmt::format("{} is not a directory: check --cache", quote(directory)));
+    throw Error(Status::kInvalidArgument,
+                fmt::format("{} is not a directory: check --cache", quote(directory)));
   }
   return directory;
 }
@@ -82,14 +93,17 @@ cache::Options options_of(const std::string& directory, bool read_only) {
   cache::Options options;
   options.directory = directory;
   options.read_only = read_only;
-  options.warn = [](const std::string& message) { print_error(fmt::format("kiln cache: {}\n", message)); };
+  options.warn = [](const std::string& message) {
+    print_error(fmt::format("kiln cache: {}\n", message));
+  };
   return options;
 }
 
 // Everything in it, after making sure that it may be read at all.
 std::vector<cache::ListedEntry> read_entries(const std::string& directory) {
   const cache::DiskCache cache(options_of(directory, true));
-  if (cache.state() != cache::DirectoryState::kReadOnly && cache.state() != cache::DirectoryState::kUsable) {
+  if (cache.state() != cache::DirectoryState::kReadOnly &&
+      cache.state() != cache::DirectoryState::kUsable) {
     throw Error(Status::kInternal, fmt::format("the cache directory {} is {}: {}", quote(directory),
                                                cache::name(cache.state()), cache.state_message()));
   }
@@ -140,7 +154,12 @@ int list(Words words) {
     print_json({{"cache_dir", directory}, {"entries", rows}, {"total_bytes", total_bytes}});
     return kExitOk;
   }
-  Table table({{"key"}, {"kernel"}, {"compiler"}, {"regs", Align::kRight}, {"size", Align::kRight}, {"modified (UTC)"}});
+  Table table({{"key"},
+               {"kernel"},
+               {"compiler"},
+               {"regs", Align::kRight},
+               {"size", Align::kRight},
+               {"modified (UTC)"}});
   for (const cache::ListedEntry& listed : entries) {
     const auto* entry = std::get_if<cache::Entry>(&listed.content);
     const bool good = entry != nullptr && !listed.untrusted;
@@ -148,7 +167,8 @@ int list(Words words) {
                good ? entry->description : fmt::format("[{}] {}", state_of(listed), listed.path),
                good ? compiler_of(*entry) : "-", good ? fmt::to_string(entry->registers) : "-",
                human_bytes(listed.bytes),
-               fmt::format("{:%Y-%m-%d %H:%M}", fmt::gmtime(static_cast<std::time_t>(listed.modified_unix_s)))});
+               fmt::format("{:%Y-%m-%d %H:%M}",
+                           fmt::gmtime(static_cast<std::time_t>(listed.modified_unix_s)))});
   }
   if (table.rows() > 0) print(table.text());
   print(fmt::format("{} entries, {}; {}\n", entries.size(), human_bytes(total_bytes), directory));
@@ -167,8 +187,9 @@ int verify(Words words) {
   for (const cache::ListedEntry& entry : entries) {
     if (state_of(entry) == "good") continue;
     bad.push_back({{"path", entry.path}, {"state", state_of(entry)}});
-    print_error(fmt::format("kiln cache verify: {}: {}: it is not used; \"kiln warm\" makes it anew\n", entry.path,
-                            state_of(entry)));
+    print_error(
+        fmt::format("kiln cache verify: {}: {}: it is not used; \"kiln warm\" makes it anew\n",
+                    entry.path, state_of(entry)));
   }
   if (args.has("--json")) {
     print_json({{"cache_dir", directory},
@@ -176,8 +197,8 @@ int verify(Words words) {
                 {"good", entries.size() - bad.size()},
                 {"bad", bad}});
   } else {
-    print(fmt::format("{} entries: {} good, {} bad; {}\n", entries.size(), entries.size() - bad.size(), bad.size(),
-                      directory));
+    print(fmt::format("{} entries: {} good, {} bad; {}\n", entries.size(),
+                      entries.size() - bad.size(), bad.size(), directory));
   }
   return bad.empty() ? kExitOk : kExitFailure;
 }
@@ -203,9 +224,10 @@ int prune(Words words) {
                 {"kept_entries", result.kept_entries},
                 {"kept_bytes", result.kept_bytes}});
   } else {
-    print(fmt::format("removed {} entries ({}) and {} stale files; kept {} entries ({}); {}\n", result.removed_entries,
-                      human_bytes(result.removed_bytes), result.removed_other, result.kept_entries,
-                      human_bytes(result.kept_bytes), directory));
+    print(fmt::format("removed {} entries ({}) and {} stale files; kept {} entries ({}); {}\n",
+                      result.removed_entries, human_bytes(result.removed_bytes),
+                      result.removed_other, result.kept_entries, human_bytes(result.kept_bytes),
+                      directory));
   }
   return kExitOk;
 }
@@ -222,9 +244,12 @@ int cache_command(Words words) {
   if (action == "verify") return verify(words.subspan(1));
   if (action == "prune") return prune(words.subspan(1));
   const std::string_view near = nearest(action, kActions);
-  throw Error(Status::kInvalidArgument,
-              fmt::format("{}: {}the actions are {}", action.empty() ? "an action is missing" : "unknown action " + quote(action),
-                          near.empty() ? "" : fmt::format("did you mean {}? ", near), join(kActions, ", ")));
+  throw Error(
+      Status::kInvalidArgument,
+      fmt::format("{}: {}the actions are {}",
+                  action.empty() ? "an action is missing" : "unknown action " + quote(action),
+                  near.empty() ? "" : fmt::format("did you mean {}? ", near),
+                  join(kActions, ", ")));
 }
 
 }  // namespace kiln::tools

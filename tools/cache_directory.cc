@@ -16,7 +16,8 @@ std::string cache_directory(const Args& args) {
 void require_usable_cache(const cache::DiskCache& cache, const std::string& directory) {
   if (cache.state() == cache::DirectoryState::kUsable) return;
   if (directory.empty()) {
-    throw Error(Status::kInternal, "there is no cache directory to store kernels in: give --cache DIR");
+    throw Error(Status::kInternal,
+                "there is no cache directory to store kernels in: give --cache DIR");
   }
   throw Error(Status::kInternal, fmt::format("the cache directory {} is {}: {}", quote(directory),
                                              cache::name(cache.state()), cache.state_message()));

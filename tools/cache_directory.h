@@ -8,7 +8,8 @@
 
 namespace kiln::tools {
 
-inline constexpr Flag kCacheFlag{"--cache", "DIR", "the cache directory (default: KILN_CACHE_DIR, else ~/.cache/kiln)"};
+inline constexpr Flag kCacheFlag{
+    "--cache", "DIR", "the cache directory (default: KILN_CACHE_DIR, else ~/.cache/kiln)"};
 
 // --cache, else KILN_CACHE_DIR, else the default; "" when there is none.
 std::string cache_directory(const Args& args);

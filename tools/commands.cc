@@ -51,7 +51,8 @@ kiln_problem to_c(const jit::Problem& problem) {
   out.a_type = problem.a == jit::Fp8Type::kE4m3 ? KILN_TYPE_E4M3 : KILN_TYPE_E5M2;
   out.b_type = problem.b == jit::Fp8Type::kE4m3 ? KILN_TYPE_E4M3 : KILN_TYPE_E5M2;
   out.d_type = problem.out == jit::OutputType::kBf16 ? KILN_TYPE_BF16 : KILN_TYPE_F32;
-  out.sfa_major = problem.sfa_major == jit::ScaleMajor::kRow ? KILN_SCALE_ROW_MAJOR : KILN_SCALE_M_MAJOR;
+  out.sfa_major =
+      problem.sfa_major == jit::ScaleMajor::kRow ? KILN_SCALE_ROW_MAJOR : KILN_SCALE_M_MAJOR;
   out.accumulate = problem.accumulate ? 1 : 0;
   return out;
 }
@@ -70,8 +71,8 @@ kiln_tile to_c(const jit::Tile& tile) {
 }
 
 jit::Tile from_c(const kiln_tile& tile) {
-  return {tile.block_m,   tile.block_n,   tile.warpgroups_m, tile.warpgroups_n,
-          tile.stages,    tile.cluster_m, tile.cluster_n,    tile.raster_group};
+  return {tile.block_m, tile.block_n,   tile.warpgroups_m, tile.warpgroups_n,
+          tile.stages,  tile.cluster_m, tile.cluster_n,    tile.raster_group};
 }
 
 }  // namespace kiln::tools

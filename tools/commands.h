@@ -16,10 +16,10 @@ namespace kiln::tools {
 // Exit codes of every subcommand.
 enum ExitCode : int {
   kExitOk = 0,
-  kExitFailure = 1,      // something that should have worked did not
-  kExitUsage = 2,        // the command line or a file given on it is wrong
-  kExitNoDevice = 3,     // no usable GPU or driver
-  kExitMiss = 4,         // a kernel is not in the cache and compiling is not allowed
+  kExitFailure = 1,   // something that should have worked did not
+  kExitUsage = 2,     // the command line or a file given on it is wrong
+  kExitNoDevice = 3,  // no usable GPU or driver
+  kExitMiss = 4,      // a kernel is not in the cache and compiling is not allowed
 };
 ExitCode exit_code(Status status);
 
@@ -59,7 +59,9 @@ using QuantizerHandle = Handle<kiln_quantizer, kiln_quantizer_destroy>;
 
 class EngineHandle {
  public:
-  explicit EngineHandle(const kiln_engine_options& options) { check(kiln_engine_create(&options, handle_.out())); }
+  explicit EngineHandle(const kiln_engine_options& options) {
+    check(kiln_engine_create(&options, handle_.out()));
+  }
   kiln_engine* get() const { return handle_.get(); }
   runtime::Engine& engine() const { return runtime::engine_of(handle_.get()); }
 

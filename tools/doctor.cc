@@ -19,12 +19,16 @@ const Command kCommand{
     "doctor",
     "say what was found on this machine and what is missing",
     "[--cache DIR] [--nvrtc PATH] [--json]",
-    "Compiles a small kernel and, with a Hopper GPU, runs it: what is called ok here has worked.\n\n"
-    "JSON keys: compiler {state, version, path, message}, driver {state, version, path, message}, device\n"
-    "{state, ordinal, name, num_sms, message}, cache {state, directory, message}, environment {each variable:\n"
-    "its value or null}, can_compile, can_run. States: ok, missing, broken; of the cache: usable, ... .\n\n"
-    "Exit codes: 0 kernels can be compiled or run here; 1 what is there does not work; 3 there is neither\n"
-    "a compiler nor a usable GPU.",
+    R"(
+Compiles a small kernel and, with a Hopper GPU, runs it: what is called ok here has worked.
+
+JSON keys: compiler {state, version, path, message}, driver {state, version, path, message}, device
+{state, ordinal, name, num_sms, message}, cache {state, directory, message}, environment {each
+variable: its value or null}, can_compile, can_run. States: ok, missing, broken; of the cache:
+usable, absent, disabled, read-only, untrusted, unusable.
+
+Exit codes: 0 kernels can be compiled or run here; 1 what is there does not work; 3 there is neither
+a compiler nor a usable GPU.)",
     {kCacheFlag,
      {"--nvrtc", "PATH", "the libnvrtc file or its directory (default: KILN_NVRTC, else search)"},
      {"--json", "", "print JSON"}},
@@ -71,7 +75,8 @@ Part check_compiler(const kiln_probe_report& probe, const char* nvrtc_path) {
     const EngineHandle engine(test_engine_options(nvrtc_path));
     const runtime::Cubin cubin = engine.engine().cubin_for({jit::FillSpec{}, jit::Arch{}});
     part.state = "ok";
-    part.message = fmt::format("compiled a test kernel in {:.0f} ms", cubin.entry.compile_us / 1000.0);
+    part.message =
+        fmt::format("compiled a test kernel in {:.0f} ms", cubin.entry.compile_us / 1000.0);
   } catch (const Error& error) {
     part.state = "broken";
     part.message = error.what();
@@ -85,7 +90,8 @@ Part check_driver(const kiln_probe_report& probe) {
   part.message = probe.driver_message;
   if (probe.has_driver == 0) return part;
   part.state = "ok";
-  part.what = fmt::format("CUDA {}.{}", probe.driver_version / 1000, probe.driver_version % 1000 / 10);
+  part.what =
+      fmt::format("CUDA {}.{}", probe.driver_version / 1000, probe.driver_version % 1000 / 10);
   return part;
 }
 
@@ -107,7 +113,8 @@ void run_test_kernel(const kiln_probe_report& probe, const char* nvrtc_path) {
   kernel.launch(1, &params, stream.get());
   stream.synchronize();
   for (const std::uint16_t value : buffer.to_host<std::uint16_t>()) {
-    if (value == 0xffff) throw Error(Status::kDriverError, "the test kernel ran but left its output unwritten");
+    if (value == 0xffff)
+      throw Error(Status::kDriverError, "the test kernel ran but left its output unwritten");
   }
 }
 
@@ -115,7 +122,8 @@ Part check_device(const kiln_probe_report& probe, bool can_compile, const char* 
   Part part;
   part.message = probe.device_message;
   if (probe.hopper_device < 0) return part;
-  part.what = fmt::format("device {}: {}, {} SMs", probe.hopper_device, probe.device_name, probe.hopper_num_sms);
+  part.what = fmt::format("device {}: {}, {} SMs", probe.hopper_device, probe.device_name,
+                          probe.hopper_num_sms);
   part.state = "ok";
   if (!can_compile) {
     part.message = "not tried: that takes a compiler, or kernels that are in the cache";
@@ -165,26 +173,30 @@ nlohmann::ordered_json to_json(const Findings& found) {
     environment[name] = value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
   }
   const bool has_device = found.probe.hopper_device >= 0;
-  return {{"compiler",
-           {{"state", found.compiler.state},
-            {"version", fmt::format("{}.{}", found.probe.compiler_major, found.probe.compiler_minor)},
-            {"path", found.compiler.path},
-            {"message", found.compiler.message}}},
-          {"driver",
-           {{"state", found.driver.state},
-            {"version", found.probe.driver_version},
-            {"path", found.driver.path},
-            {"message", found.driver.message}}},
-          {"device",
-           {{"state", found.device.state},
-            {"ordinal", found.probe.hopper_device},
-            {"name", has_device ? found.probe.device_name : ""},
-            {"num_sms", found.probe.hopper_num_sms},
-            {"message", found.device.message}}},
-          {"cache", {{"state", found.cache.state}, {"directory", found.cache.directory}, {"message", found.cache.message}}},
-          {"environment", environment},
-          {"can_compile", found.compiler.ok()},
-          {"can_run", found.device.ok()}};
+  return {
+      {"compiler",
+       {{"state", found.compiler.state},
+        {"version", fmt::format("{}.{}", found.probe.compiler_major, found.probe.compiler_minor)},
+        {"path", found.compiler.path},
+        {"message", found.compiler.message}}},
+      {"driver",
+       {{"state", found.driver.state},
+        {"version", found.probe.driver_version},
+        {"path", found.driver.path},
+        {"message", found.driver.message}}},
+      {"device",
+       {{"state", found.device.state},
+        {"ordinal", found.probe.hopper_device},
+        {"name", has_device ? found.probe.device_name : ""},
+        {"num_sms", found.probe.hopper_num_sms},
+        {"message", found.device.message}}},
+      {"cache",
+       {{"state", found.cache.state},
+        {"directory", found.cache.directory},
+        {"message", found.cache.message}}},
+      {"environment", environment},
+      {"can_compile", found.compiler.ok()},
+      {"can_run", found.device.ok()}};
 }
 
 std::string part_text(std::string_view title, const Part& part) {
@@ -195,7 +207,8 @@ std::string part_text(std::string_view title, const Part& part) {
 }
 
 void print_text(const Findings& found) {
-  print(part_text("compiler", found.compiler) + part_text("driver", found.driver) + part_text("device", found.device));
+  print(part_text("compiler", found.compiler) + part_text("driver", found.driver) +
+        part_text("device", found.device));
   print(fmt::format("{:<9} {:<8} {}\n", "cache", found.cache.state,
                     found.cache.directory.empty() ? "(no directory)" : found.cache.directory));
   if (!found.cache.message.empty()) print(fmt::format("{:<18} {}\n", "", found.cache.message));
@@ -204,7 +217,8 @@ void print_text(const Findings& found) {
   }
   const bool can_compile = found.compiler.ok();
   const bool can_run = found.device.ok();
-  print(fmt::format("\nThis machine {} kernels and {}.\n", can_compile ? "can compile" : "cannot compile",
+  print(fmt::format("\nThis machine {} kernels and {}.\n",
+                    can_compile ? "can compile" : "cannot compile",
                     can_run && can_compile ? "can run them"
                     : can_run              ? "can run those that are in the cache"
                                            : "cannot run them"));

@@ -14,16 +14,15 @@ namespace {
 
 const Command& command() {
   static const Command command = [] {
-    Command c{
-        "explain",
-        "say which tile a problem gets at some M, and why",
-        "--m M --n N --k K [problem flags] --arch sm_90a --sms N [--json]",
-        "Prints the tile, the plan (every interval of M with its tile: the kernels that \"kiln warm\"\n"
-        "makes) and the runners-up. Estimates rank tiles; the absolute time is rough.\n\n"
-        "JSON keys: problem, m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes, output_tiles,\n"
-        "waves, estimate_us, rank, legal_tiles; intervals: [{m_min, m_max, tile, threads, smem_bytes}];\n"
-        "alternatives: [{tile, estimate_us}], best first.",
-        problem_flags()};
+    Command c{"explain", "say which tile a problem gets at some M, and why",
+              "--m M --n N --k K [problem flags] --arch sm_90a --sms N [--json]", R"(
+Prints the tile, the plan (every interval of M with its tile: the kernels that "kiln warm" makes)
+and the runners-up. Estimates rank tiles; the absolute time is rough.
+
+JSON keys: problem, m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes, output_tiles,
+waves, estimate_us, rank, legal_tiles; intervals: [{m_min, m_max, tile, threads, smem_bytes}];
+alternatives: [{tile, estimate_us}], best first.)",
+              problem_flags()};
     for (const Flag& flag : target_flags()) c.flags.push_back(flag);
     c.flags.push_back({"--json", "", "print JSON"});
     return c;
@@ -41,8 +40,8 @@ struct Explanation {
   Target target;
   kiln_plan_description chosen = KILN_PLAN_DESCRIPTION_INIT;
   std::int64_t output_tiles = 0;
-  double waves = 0;         // output tiles per SM
-  std::size_t rank = 1;     // among the legal tiles by estimate, from 1; equals share one
+  double waves = 0;      // output tiles per SM
+  std::size_t rank = 1;  // among the legal tiles by estimate, from 1; equals share one
   std::size_t legal_tiles = 0;
   std::vector<jit::TileInterval> intervals;
   std::vector<Alternative> alternatives;  // best first, without the chosen tile
@@ -72,7 +71,8 @@ Explanation explain_problem(const ProblemFlags& asked, const Target& target) {
   result.chosen = describe_plan(asked, target);
   const jit::Machine machine{target.num_sms};
   const jit::Tile tile = result.tile();
-  result.output_tiles = jit::ceil_div(asked.m, tile.block_m) * jit::ceil_div(asked.problem.n, tile.block_n);
+  result.output_tiles =
+      jit::ceil_div(asked.m, tile.block_m) * jit::ceil_div(asked.problem.n, tile.block_n);
   result.waves = static_cast<double>(result.output_tiles) / target.num_sms;
   if (asked.tile) {
     result.intervals = {{0, jit::kMaxM, tile}};
@@ -81,13 +81,15 @@ Explanation explain_problem(const ProblemFlags& asked, const Target& target) {
   }
   for (const jit::Tile& other : jit::legal_tiles(asked.problem)) {
     if (other == tile) continue;
-    result.alternatives.push_back({other, jit::estimate_us(asked.problem, other, asked.m, machine)});
+    result.alternatives.push_back(
+        {other, jit::estimate_us(asked.problem, other, asked.m, machine)});
     if (result.alternatives.back().estimate_us < result.chosen.estimate_us) ++result.rank;
   }
   result.legal_tiles = result.alternatives.size() + 1;
   constexpr std::size_t kMostAlternatives = 8;
-  std::stable_sort(result.alternatives.begin(), result.alternatives.end(),
-                   [](const Alternative& a, const Alternative& b) { return a.estimate_us < b.estimate_us; });
+  std::stable_sort(
+      result.alternatives.begin(), result.alternatives.end(),
+      [](const Alternative& a, const Alternative& b) { return a.estimate_us < b.estimate_us; });
   if (result.alternatives.size() > kMostAlternatives) result.alternatives.resize(kMostAlternatives);
   return result;
 }
@@ -103,7 +105,8 @@ nlohmann::ordered_json to_json(const Explanation& e) {
   }
   auto alternatives = nlohmann::ordered_json::array();
   for (const Alternative& alternative : e.alternatives) {
-    alternatives.push_back({{"tile", jit::describe(alternative.tile)}, {"estimate_us", alternative.estimate_us}});
+    alternatives.push_back(
+        {{"tile", jit::describe(alternative.tile)}, {"estimate_us", alternative.estimate_us}});
   }
   return {{"problem", tools::to_json(e.asked.problem)},
           {"m", e.asked.m},
@@ -126,32 +129,35 @@ nlohmann::ordered_json to_json(const Explanation& e) {
 
 void print_text(const Explanation& e) {
   const jit::Tile tile = e.tile();
-  print(fmt::format("problem   {}\nM         {}\ntarget    {}, {} SMs\n", jit::describe(e.asked.problem), e.asked.m,
-                    jit::name(e.target.arch), e.target.num_sms));
+  print(fmt::format("problem   {}\nM         {}\ntarget    {}, {} SMs\n",
+                    jit::describe(e.asked.problem), e.asked.m, jit::name(e.target.arch),
+                    e.target.num_sms));
   print(fmt::format("tile      {}, for M {}\nwhy       {}\n", jit::describe(tile),
                     human_interval(e.chosen.m_min, e.chosen.m_max), e.chosen.reason));
   print(fmt::format("launch    {} threads, {} of shared memory\n", e.chosen.threads,
                     human_bytes(static_cast<std::uint64_t>(e.chosen.dynamic_smem_bytes))));
-  print(fmt::format("work      {} tiles of {}x{} = {:.2f} per SM\n", e.output_tiles, tile.block_m, tile.block_n,
-                    e.waves));
+  print(fmt::format("work      {} tiles of {}x{} = {:.2f} per SM\n", e.output_tiles, tile.block_m,
+                    tile.block_n, e.waves));
   // One tile serves an interval, so it need not be the best at every M of it.
-  print(fmt::format("estimate  {:.1f} us, rank {} of {} legal tiles at this M\n", e.chosen.estimate_us, e.rank,
-                    e.legal_tiles));
+  print(fmt::format("estimate  {:.1f} us, rank {} of {} legal tiles at this M\n",
+                    e.chosen.estimate_us, e.rank, e.legal_tiles));
 
   print("\nplan (> serves this M):\n");
   Table plan({{""}, {"M"}, {"tile"}, {"threads", Align::kRight}, {"smem", Align::kRight}});
   for (const jit::TileInterval& interval : e.intervals) {
     const bool serves = interval.m_min <= e.asked.m && e.asked.m <= interval.m_max;
-    plan.add({serves ? ">" : "", human_interval(interval.m_min, interval.m_max), jit::describe(interval.tile),
-              fmt::to_string(jit::threads(interval.tile)),
-              human_bytes(static_cast<std::uint64_t>(jit::smem_bytes(interval.tile, e.asked.problem)))});
+    plan.add(
+        {serves ? ">" : "", human_interval(interval.m_min, interval.m_max),
+         jit::describe(interval.tile), fmt::to_string(jit::threads(interval.tile)),
+         human_bytes(static_cast<std::uint64_t>(jit::smem_bytes(interval.tile, e.asked.problem)))});
   }
   print(plan.text());
 
   print(fmt::format("\nother tiles at M = {}:\n", e.asked.m));
   Table others({{"tile"}, {"estimate", Align::kRight}});
   for (const Alternative& alternative : e.alternatives) {
-    others.add({jit::describe(alternative.tile), fmt::format("{:.1f} us", alternative.estimate_us)});
+    others.add(
+        {jit::describe(alternative.tile), fmt::format("{:.1f} us", alternative.estimate_us)});
   }
   print(others.text());
 }

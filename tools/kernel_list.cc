@@ -16,7 +16,8 @@ KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Ma
         const jit::GemmSpec spec{problem.problem, interval.tile};
         const auto [position, is_new] = positions.emplace(spec, list.kernels.size());
         if (is_new) list.kernels.push_back({spec, {}});
-        list.kernels[position->second].uses.push_back({problem.name, interval.m_min, interval.m_max});
+        list.kernels[position->second].uses.push_back(
+            {problem.name, interval.m_min, interval.m_max});
       }
     } catch (const Error& error) {
       list.bad.push_back({problem.name, error.what()});
@@ -25,7 +26,8 @@ KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Ma
   return list;
 }
 
-std::vector<NeededKernel> shard(const std::vector<NeededKernel>& kernels, std::int64_t index, std::int64_t count) {
+std::vector<NeededKernel> shard(const std::vector<NeededKernel>& kernels, std::int64_t index,
+                                std::int64_t count) {
   std::vector<NeededKernel> part;
   for (std::size_t i = 0; i < kernels.size(); ++i) {
     if (static_cast<std::int64_t>(i) % count == index) part.push_back(kernels[i]);

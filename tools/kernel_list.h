@@ -36,6 +36,7 @@ KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Ma
 
 // The kernels whose position is `index` modulo `count`; index from 0. All parts together hold each
 // kernel once, and neighbours (which take alike long to compile) go to different parts.
-std::vector<NeededKernel> shard(const std::vector<NeededKernel>& kernels, std::int64_t index, std::int64_t count);
+std::vector<NeededKernel> shard(const std::vector<NeededKernel>& kernels, std::int64_t index,
+                                std::int64_t count);
 
 }  // namespace kiln::tools

@@ -37,8 +37,11 @@ std::string top_help() {
   std::string out =
       "kiln: FP8 GEMM kernels for NVIDIA Hopper, compiled at run time\n\n"
       "Usage: kiln COMMAND [FLAGS]\n\nCommands:\n";
-  for (const Subcommand& command : kSubcommands) out += fmt::format("  {:<9} {}\n", command.name, command.summary);
-  out += "\n\"kiln COMMAND --help\" says the rest. Where output is data, --json prints it as JSON.\n\nEnvironment:\n";
+  for (const Subcommand& command : kSubcommands)
+    out += fmt::format("  {:<9} {}\n", command.name, command.summary);
+  out +=
+      "\n\"kiln COMMAND --help\" says the rest. Where output is data, --json prints it as "
+      "JSON.\n\nEnvironment:\n";
   out += environment_text();
   out +=
       "\nExit codes: 0 success, 1 failure, 2 usage or bad input, 3 no usable device,\n"
@@ -50,8 +53,9 @@ int unknown_command(const std::string& word) {
   std::vector<std::string_view> names;
   for (const Subcommand& command : kSubcommands) names.push_back(command.name);
   const std::string_view near = nearest(word, names);
-  print_error(fmt::format("kiln: unknown command {}: {}the commands are {}; see kiln --help\n", quote(word),
-                          near.empty() ? "" : fmt::format("did you mean {}? ", near), join(names, ", ")));
+  print_error(fmt::format("kiln: unknown command {}: {}the commands are {}; see kiln --help\n",
+                          quote(word), near.empty() ? "" : fmt::format("did you mean {}? ", near),
+                          join(names, ", ")));
   return kExitUsage;
 }
 

@@ -15,7 +15,8 @@ std::vector<Flag> problem_flags() {
       {"--out", "TYPE", "type of D: bf16 (default) or f32"},
       {"--accumulate", "", "D += A*B instead of D = A*B; needs --out f32"},
       {"--sfa", "MAJOR", "contiguous index of A's scales: row (default) or m"},
-      {"--tile", "TILE", "this tile instead of the default choice:\nBMxBN[/WMxWN[/sSTAGES[/cCMxCN[/rRASTER]]]]"},
+      {"--tile", "TILE",
+       "this tile instead of the default choice: BMxBN[/WMxWN[/sSTAGES[/cCMxCN[/rRASTER]]]]"},
   };
 }
 

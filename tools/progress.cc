@@ -48,17 +48,22 @@ void Progress::clear() {
 }
 
 std::string Progress::line(std::size_t columns) const {
-  const double elapsed_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  const double elapsed_s =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   std::string tail = fmt::format(" {}/{}  {}", done_, total_, note_);
   if (done_ > 0 && done_ < total_) {
-    const double left_s = elapsed_s / static_cast<double>(done_) * static_cast<double>(total_ - done_);
+    const double left_s =
+        elapsed_s / static_cast<double>(done_) * static_cast<double>(total_ - done_);
     tail += fmt::format("  {:.0f} s left", left_s);
   }
   constexpr std::size_t kWidest = 40;
   // One column stays free: a full line would wrap and could not be wiped.
-  const std::size_t space = columns > tail.size() + 3 ? std::min(columns - tail.size() - 3, kWidest) : 0;
+  const std::size_t space =
+      columns > tail.size() + 3 ? std::min(columns - tail.size() - 3, kWidest) : 0;
   const std::size_t filled = space * done_ / total_;
-  const std::string bar = space < 4 ? "" : fmt::format("[{}{}]", std::string(filled, '#'), std::string(space - filled, '.'));
+  const std::string bar =
+      space < 4 ? ""
+                : fmt::format("[{}{}]", std::string(filled, '#'), std::string(space - filled, '.'));
   return (bar + tail).substr(0, columns > 0 ? columns - 1 : 0);
 }
 

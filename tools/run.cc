@@ -15,27 +15,28 @@ namespace {
 
 const Command& command() {
   static const Command command = [] {
-    Command c{
-        "run",
-        "run problems on the GPU, check and time them",
-        "(--m M --n N --k K [problem flags] | --shapes FILE) [--check] [flags]",
-        "Operands are random and roughly normal, made and cast to FP8 on the GPU. Each timed launch follows\n"
-        "a write of 512 MiB, so that it finds nothing in L2; us is the median. The roofline is the larger of\n"
-        "FLOPs at the peak rate and bytes at the peak bandwidth, both from the clocks that the GPU reports:\n"
-        "a bound that sustained clocks do not reach. --check compares D with a plain FP32/FP64 kernel: 1 -\n"
-        "2<x,y>/(<x,x>+<y,y>) must stay below 0.001.\n\n"
-        "JSON keys: device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m, tile,\n"
-        "reason, registers, smem_bytes, spill_bytes, us, best_us, repeat, tflops, gb_per_s, roofline_us,\n"
-        "roofline_percent, check: null or {difference, max_abs_error, passed}, error}.\n\n"
-        "Exit codes: 0 all ran (and passed); 1 a check or a problem failed; 2 usage or a bad file; 3 no\n"
-        "usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.",
-        problem_flags()};
-    c.flags.push_back({"--shapes", "FILE", "every problem of this file at its m values, instead of the\nproblem flags"});
+    Command c{"run", "run problems on the GPU, check and time them",
+              "(--m M --n N --k K [problem flags] | --shapes FILE) [--check] [flags]", R"(
+Operands are random and roughly normal, made and cast to FP8 on the GPU. Each timed launch follows a
+write of 512 MiB, so that it finds nothing in L2; us is the median. The roofline is the larger of
+FLOPs at the peak rate and bytes at the peak bandwidth, both from the clocks that the GPU reports: a
+bound that sustained clocks do not reach. --check compares D with a plain FP32/FP64 kernel:
+1 - 2<x,y>/(<x,x>+<y,y>) must stay below 0.001.
+
+JSON keys: device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m, tile,
+reason, registers, smem_bytes, spill_bytes, us, best_us, repeat, tflops, gb_per_s, roofline_us,
+roofline_percent, check: null or {difference, max_abs_error, passed}, error}.
+
+Exit codes: 0 all ran (and passed); 1 a check or a problem failed; 2 usage or a bad file; 3 no
+usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
+              problem_flags()};
+    c.flags.push_back({"--shapes", "FILE", "every problem of this file at its m values"});
     c.flags.push_back({"--repeat", "R", "timed launches of each (default 30)"});
     c.flags.push_back({"--check", "", "compare the result with a plain kernel"});
     c.flags.push_back({"--seed", "S", "of the random operands (default 1)"});
     c.flags.push_back({"--sms", "N", "use at most so many SMs (default: all)"});
-    c.flags.push_back({"--device", "D", "the GPU, by its CUDA ordinal (default: the first Hopper GPU)"});
+    c.flags.push_back(
+        {"--device", "D", "the GPU, by its CUDA ordinal (default: the first Hopper GPU)"});
     c.flags.push_back(kCacheFlag);
     c.flags.push_back({"--json", "", "print JSON"});
     return c;
@@ -49,12 +50,14 @@ std::vector<BenchCase> read_cases(const Args& args) {
     return {{"", asked.problem, asked.m, asked.tile}};
   }
   for (const Flag& flag : problem_flags()) {
-    if (flag.name != "--tile") args.exclude("--shapes", flag.name, "the file says what the problems are");
+    if (flag.name == "--tile") continue;
+    args.exclude("--shapes", flag.name, "the file says what the problems are");
   }
   const std::optional<jit::Tile> tile = read_tile(args);
   std::vector<BenchCase> cases;
-  for (const NamedProblem& problem : load_shapes(args.required_text("--shapes")).problems) {
-    for (const std::int64_t m : problem.m) cases.push_back({problem.name, problem.problem, m, tile});
+  const ShapesFile shapes = load_shapes(args.required_text("--shapes"));
+  for (const NamedProblem& p : shapes.problems) {
+    for (const std::int64_t m : p.m) cases.push_back({p.name, p.problem, m, tile});
   }
   return cases;
 }
@@ -65,10 +68,13 @@ int find_device(std::optional<std::int64_t> asked) {
   kiln_probe_report probe = KILN_PROBE_REPORT_INIT;
   check(kiln_probe(nullptr, &probe));
   if (probe.has_driver == 0) {
-    throw Error(Status::kNoDriver, fmt::format("running needs an NVIDIA Hopper GPU and its driver: {}", probe.driver_message));
+    throw Error(
+        Status::kNoDriver,
+        fmt::format("running needs an NVIDIA Hopper GPU and its driver: {}", probe.driver_message));
   }
   if (probe.hopper_device < 0) {
-    throw Error(Status::kNoDevice, fmt::format("running needs an NVIDIA Hopper GPU: {}", probe.device_message));
+    throw Error(Status::kNoDevice,
+                fmt::format("running needs an NVIDIA Hopper GPU: {}", probe.device_message));
   }
   return probe.hopper_device;
 }
@@ -102,12 +108,15 @@ Outcome run_case(Bench& bench, const BenchCase& c) {
 nlohmann::ordered_json check_json(const Outcome& outcome) {
   if (!outcome.result.check) return nullptr;
   const CheckResult& check = *outcome.result.check;
-  return {{"difference", check.difference}, {"max_abs_error", check.max_abs_error}, {"passed", check.passed}};
+  return {{"difference", check.difference},
+          {"max_abs_error", check.max_abs_error},
+          {"passed", check.passed}};
 }
 
 nlohmann::ordered_json to_json(const BenchCase& c, const Outcome& outcome, int repeat) {
   const BenchResult& r = outcome.result;
-  nlohmann::ordered_json out = {{"name", c.name}, {"problem", tools::to_json(c.problem)}, {"m", c.m}};
+  nlohmann::ordered_json out = {
+      {"name", c.name}, {"problem", tools::to_json(c.problem)}, {"m", c.m}};
   if (outcome.error.empty()) {
     out.update({{"tile", jit::describe(from_c(r.plan.tile))},
                 {"reason", r.plan.reason},
@@ -143,8 +152,9 @@ const std::vector<Column>& columns() {
 }
 
 std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
-  std::vector<std::string> row = {c.name.empty() ? std::string(jit::name(c.problem.layout)) : c.name,
-                                  fmt::to_string(c.m), fmt::to_string(c.problem.n), fmt::to_string(c.problem.k)};
+  std::vector<std::string> row = {
+      c.name.empty() ? std::string(jit::name(c.problem.layout)) : c.name, fmt::to_string(c.m),
+      fmt::to_string(c.problem.n), fmt::to_string(c.problem.k)};
   if (!outcome.error.empty()) {
     row.resize(columns().size() - 1, "-");
     row.emplace_back("FAILED");
@@ -157,7 +167,7 @@ std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
   row.push_back(fmt::format("{:.0f}", r.gb_per_s()));
   row.push_back(fmt::format("{:.2f}", r.roofline_us));
   row.push_back(fmt::format("{:.1f} %", r.roofline_percent()));
-  row.push_back(!r.check            ? "-"
+  row.push_back(!r.check          ? "-"
                 : r.check->passed ? fmt::format("ok {:.1e}", r.check->difference)
                                   : fmt::format("WRONG {:.1e}", r.check->difference));
   return row;
@@ -165,8 +175,10 @@ std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
 
 // The widest that each cell can get, so that rows can be printed as they come.
 std::vector<std::string> widest_cells(const std::vector<BenchCase>& cases) {
-  std::vector<std::string> widest = {"", "", "", "", "256x256/2x1/s16/c2x1/r16", "123456.78", "1234.5", "12345", "123456.78",
-                                     "100.0 %", "ok 1.0e-05"};
+  std::vector<std::string> widest = {
+      "",          "",       "",      "",          "256x256/2x1/s16/c2x1/r16",
+      "123456.78", "1234.5", "12345", "123456.78", "100.0 %",
+      "ok 1.0e-05"};
   for (const BenchCase& c : cases) {
     const std::vector<std::string> row = cells(c, {{}, Status::kInternal, "not run"});
     for (std::size_t i = 0; i < 4; ++i) {
@@ -187,8 +199,8 @@ ExitCode exit_of(const std::vector<Outcome>& outcomes) {
   return code;
 }
 
-// Runs the cases one after the other and says how each went: as rows of a table while it goes on, or
-// as JSON at the end.
+// Runs the cases one after the other and says how each went: as rows of a table while it goes on,
+// or as JSON at the end.
 class Session {
  public:
   Session(Bench& bench, const std::vector<BenchCase>& cases, int repeat, bool json)
@@ -197,8 +209,8 @@ class Session {
   ExitCode run(const std::string& device, int num_sms) {
     const Peak& peak = bench_.peak();
     if (!json_) {
-      print(fmt::format("{}, {} SMs; peak {:.0f} TFLOPS, {:.0f} GB/s\n{}", device, num_sms, peak.tflops, peak.gb_per_s,
-                        table_.header(widest_)));
+      print(fmt::format("{}, {} SMs; peak {:.0f} TFLOPS, {:.0f} GB/s\n{}", device, num_sms,
+                        peak.tflops, peak.gb_per_s, table_.header(widest_)));
     }
     for (const BenchCase& c : cases_) run_one(c);
     if (json_) {
@@ -215,7 +227,8 @@ class Session {
   void run_one(const BenchCase& c) {
     const Outcome outcome = run_case(bench_, c);
     if (!outcome.error.empty()) {
-      print_error(fmt::format("kiln run: {} M = {}: {}\n", c.name.empty() ? jit::describe(c.problem) : c.name, c.m,
+      print_error(fmt::format("kiln run: {} M = {}: {}\n",
+                              c.name.empty() ? jit::describe(c.problem) : c.name, c.m,
                               outcome.error));
     }
     if (json_) {
@@ -255,7 +268,8 @@ int run(Words words) {
   kiln_engine_options engine_options = KILN_ENGINE_OPTIONS_INIT;
   engine_options.num_sms = static_cast<std::int32_t>(args.integer("--sms", 1, 1024, 0));
   engine_options.cache_dir = cache_dir.c_str();
-  engine_options.device = find_device(device);  // last: a wrong command line is wrong without a GPU too
+  engine_options.device =
+      find_device(device);  // last: a wrong command line is wrong without a GPU too
   const EngineHandle engine = open_engine(engine_options);
   Bench bench(engine, options);
   Session session(bench, cases, options.repeat, args.has("--json"));

@@ -18,14 +18,16 @@ constexpr std::size_t kMaxNameBytes = 96;
 constexpr std::size_t kMaxTextBytes = 4096;
 constexpr std::size_t kMaxWordBytes = 32;
 
-constexpr std::array<std::string_view, 6> kFileKeys = {"$schema", "format", "model", "source", "defaults", "problems"};
-constexpr std::array<std::string_view, 8> kDefaultKeys = {"layout", "scaling", "a", "b", "out", "sfa", "accumulate", "m"};
-constexpr std::array<std::string_view, 12> kProblemKeys = {"name", "comment", "n",   "k",   "layout",     "scaling",
-                                                           "a",    "b",       "out", "sfa", "accumulate", "m"};
+constexpr std::array<std::string_view, 6> kFileKeys = {"$schema", "format",   "model",
+                                                       "source",  "defaults", "problems"};
+constexpr std::array<std::string_view, 8> kDefaultKeys = {"layout", "scaling", "a",          "b",
+                                                          "out",    "sfa",     "accumulate", "m"};
+constexpr std::array<std::string_view, 12> kProblemKeys = {
+    "name", "comment", "n", "k", "layout", "scaling", "a", "b", "out", "sfa", "accumulate", "m"};
 
 bool is_name_character(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' ||
-         c == '+' || c == '/' || c == '-';
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+         c == '.' || c == '+' || c == '/' || c == '-';
 }
 
 // A word from a fixed list, by the front end's own parser, so that the lists agree.
@@ -33,7 +35,8 @@ template <typename Parse>
 auto parse_word(const JsonView& value, Parse parse) {
   const std::string text = value.string(kMaxTextBytes);
   // The parser repeats the word in its message: nothing unprintable or endless may reach it.
-  const bool is_word = text.size() <= kMaxWordBytes && std::all_of(text.begin(), text.end(), is_name_character);
+  const bool is_word =
+      text.size() <= kMaxWordBytes && std::all_of(text.begin(), text.end(), is_name_character);
   if (!is_word) value.fail_value("must be a word");
   return parse(text, fmt::format("{}: {}", value.file(), value.place()));
 }
@@ -112,8 +115,8 @@ ShapesFile parse_shapes(std::string_view text, const std::string& file) {
   for (std::size_t i = 0; i < count; ++i) {
     NamedProblem problem = read_problem(list.at(i), defaults);
     if (!names.insert(problem.name).second) {
-      list.at(i).at("name").fail(fmt::format("{} is the name of an earlier problem: names are unique in a file",
-                                             quote(problem.name)));
+      list.at(i).at("name").fail(fmt::format(
+          "{} is the name of an earlier problem: names are unique in a file", quote(problem.name)));
     }
     shapes.problems.push_back(std::move(problem));
   }
@@ -123,10 +126,14 @@ ShapesFile parse_shapes(std::string_view text, const std::string& file) {
 ShapesFile load_shapes(const std::string& path) { return parse_shapes(read_file(path), path); }
 
 nlohmann::ordered_json to_json(const jit::Problem& problem) {
-  return {{"layout", jit::name(problem.layout)},   {"scaling", jit::name(problem.scaling)},
-          {"n", problem.n},                        {"k", problem.k},
-          {"a", jit::name(problem.a)},             {"b", jit::name(problem.b)},
-          {"out", jit::name(problem.out)},         {"sfa", jit::name(problem.sfa_major)},
+  return {{"layout", jit::name(problem.layout)},
+          {"scaling", jit::name(problem.scaling)},
+          {"n", problem.n},
+          {"k", problem.k},
+          {"a", jit::name(problem.a)},
+          {"b", jit::name(problem.b)},
+          {"out", jit::name(problem.out)},
+          {"sfa", jit::name(problem.sfa_major)},
           {"accumulate", problem.accumulate}};
 }
 

@@ -17,7 +17,9 @@ namespace {
 
 using nlohmann::json;
 
-[[noreturn]] void bad(const std::string& message) { throw Error(Status::kInvalidArgument, message); }
+[[noreturn]] void bad(const std::string& message) {
+  throw Error(Status::kInvalidArgument, message);
+}
 
 // "line 3, column 7" of the last of `read` bytes.
 std::string position_text(std::string_view text, std::size_t read) {
@@ -52,7 +54,8 @@ class Builder final : public json::json_sax_t {
     Level& level = levels_.back();
     if (level.value->contains(name)) {
       level.key.clear();  // the place is the object
-      return refuse(fmt::format("the key {} appears twice in one object: remove one of them", quote(name)));
+      return refuse(
+          fmt::format("the key {} appears twice in one object: remove one of them", quote(name)));
     }
     level.key = std::move(name);
     return true;
@@ -160,18 +163,22 @@ std::string read_file(const std::string& path, const JsonLimits& limits) {
     text.append(buffer.data(), static_cast<std::size_t>(count));
     // Checked while reading and not by the file's size: pipes and devices have none.
     if (text.size() > limits.max_bytes) {
-      bad(fmt::format("{}: larger than {}, the most that is read", path, human_bytes(limits.max_bytes)));
+      bad(fmt::format("{}: larger than {}, the most that is read", path,
+                      human_bytes(limits.max_bytes)));
     }
   }
 }
 
 json parse_json(std::string_view text, const std::string& file, const JsonLimits& limits) {
   Builder builder(text, limits.max_depth);
-  if (!json::sax_parse(text.begin(), text.end(), &builder)) bad(fmt::format("{}: {}", file, builder.error()));
+  if (!json::sax_parse(text.begin(), text.end(), &builder))
+    bad(fmt::format("{}: {}", file, builder.error()));
   return builder.take();
 }
 
-void JsonView::fail(const std::string& rule) const { bad(fmt::format("{}: {}: {}", file_, place(), rule)); }
+void JsonView::fail(const std::string& rule) const {
+  bad(fmt::format("{}: {}: {}", file_, place(), rule));
+}
 
 void JsonView::fail_value(const std::string& rule) const {
   std::string found;
@@ -207,7 +214,8 @@ std::size_t JsonView::expect_array(std::size_t min, std::size_t max) const {
 
 JsonView JsonView::at(std::string_view key) const {
   if (!has(key)) fail(fmt::format("the key {} is missing", quote(key)));
-  return {value_.at(std::string(key)), file_, (place_.empty() ? "" : place_ + ".") + std::string(key)};
+  return {value_.at(std::string(key)), file_,
+          (place_.empty() ? "" : place_ + ".") + std::string(key)};
 }
 
 JsonView JsonView::at(std::size_t index) const {
@@ -218,7 +226,8 @@ std::int64_t JsonView::integer(std::int64_t min, std::int64_t max) const {
   const std::string rule = fmt::format("must be a whole number from {} to {}", min, max);
   if (!value_.is_number_integer()) fail_value(rule);
   // Values above the signed range are stored unsigned; min is never negative enough to matter.
-  if (value_.is_number_unsigned() && value_.get<std::uint64_t>() > static_cast<std::uint64_t>(max)) {
+  if (value_.is_number_unsigned() &&
+      value_.get<std::uint64_t>() > static_cast<std::uint64_t>(max)) {
     fail_value(rule);
   }
   const auto value = value_.get<std::int64_t>();
@@ -234,7 +243,8 @@ bool JsonView::boolean() const {
 std::string JsonView::string(std::size_t max_bytes) const {
   if (!value_.is_string()) fail_value("must be a string");
   const auto& text = value_.get_ref<const std::string&>();
-  if (text.size() > max_bytes) fail(fmt::format("must be at most {} bytes, got {}", max_bytes, text.size()));
+  if (text.size() > max_bytes)
+    fail(fmt::format("must be at most {} bytes, got {}", max_bytes, text.size()));
   return text;
 }
 

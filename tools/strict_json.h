@@ -25,7 +25,8 @@ std::string read_file(const std::string& path, const JsonLimits& limits = {});
 // UTF-8 JSON text (no comments) -> value. Refuses syntax errors (with line and column), nesting
 // beyond max_depth, and a key that appears twice in one object. `file` is for the messages. The
 // parser keeps no recursion of its own, so depth costs no stack before it is refused.
-nlohmann::json parse_json(std::string_view text, const std::string& file, const JsonLimits& limits = {});
+nlohmann::json parse_json(std::string_view text, const std::string& file,
+                          const JsonLimits& limits = {});
 
 // A value of a document with its place, and the checks on it.
 class JsonView {

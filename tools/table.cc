@@ -25,7 +25,8 @@ std::vector<std::size_t> Table::widths(const std::vector<std::vector<std::string
   return widths;
 }
 
-std::string Table::format_row(const std::vector<std::size_t>& widths, const std::vector<std::string>& row) const {
+std::string Table::format_row(const std::vector<std::size_t>& widths,
+                              const std::vector<std::string>& row) const {
   std::string out;
   for (std::size_t i = 0; i < row.size(); ++i) {
     const std::size_t padding = widths[i] > row[i].size() ? widths[i] - row[i].size() : 0;
@@ -49,7 +50,8 @@ std::string Table::header(const std::vector<std::string>& widest) const {
   return format_row(widths({widest}), titles());
 }
 
-std::string Table::line(const std::vector<std::string>& widest, const std::vector<std::string>& row) const {
+std::string Table::line(const std::vector<std::string>& widest,
+                        const std::vector<std::string>& row) const {
   return format_row(widths({widest}), row);
 }
 

@@ -27,11 +27,13 @@ class Table {
   // For rows that are printed as they come: widths fixed beforehand by samples of the widest cells
   // (a wider cell only shifts its own line).
   std::string header(const std::vector<std::string>& widest) const;
-  std::string line(const std::vector<std::string>& widest, const std::vector<std::string>& row) const;
+  std::string line(const std::vector<std::string>& widest,
+                   const std::vector<std::string>& row) const;
 
  private:
   std::vector<std::size_t> widths(const std::vector<std::vector<std::string>>& rows) const;
-  std::string format_row(const std::vector<std::size_t>& widths, const std::vector<std::string>& row) const;
+  std::string format_row(const std::vector<std::size_t>& widths,
+                         const std::vector<std::string>& row) const;
   std::vector<std::string> titles() const;
 
   std::vector<Column> columns_;

@@ -76,6 +76,31 @@ std::string join(std::span<const std::string_view> words, std::string_view separ
   return fmt::format("{}", fmt::join(words.begin(), words.end(), separator));
 }
 
+std::string wrap(std::string_view text, std::size_t width) {
+  std::string out;
+  std::size_t column = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t start = std::min(text.find_first_not_of(" \n", at), text.size());
+    const auto breaks = std::count(text.begin() + static_cast<std::ptrdiff_t>(at),
+                                   text.begin() + static_cast<std::ptrdiff_t>(start), '\n');
+    const std::size_t end = std::min(text.find_first_of(" \n", start), text.size());
+    if (end == start) break;
+    const std::size_t length = end - start;
+    if (!out.empty() && breaks > 1) {
+      out += "\n\n";
+      column = 0;
+    } else if (!out.empty()) {
+      const bool fits = column + 1 + length <= width;
+      out += fits ? ' ' : '\n';
+      column = fits ? column + 1 : 0;
+    }
+    out += text.substr(start, length);
+    column += length;
+    at = end;
+  }
+  return out;
+}
+
 std::string human_bytes(std::uint64_t bytes) {
   if (bytes < 1024) return fmt::format("{} B", bytes);
   constexpr std::string_view kUnits[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -26,7 +26,11 @@ std::optional<ParsedInteger> parse_integer(std::string_view text);
 
 std::string join(std::span<const std::string_view> words, std::string_view separator);
 
-std::string human_bytes(std::uint64_t bytes);                         // "61.3 KiB"
-std::string human_interval(std::int64_t m_min, std::int64_t m_max);   // "0..64", "4097.."
+// Lines of at most `width` columns. A line break in the text is a blank like any other, except that
+// an empty line separates paragraphs.
+std::string wrap(std::string_view text, std::size_t width);
+
+std::string human_bytes(std::uint64_t bytes);                        // "61.3 KiB"
+std::string human_interval(std::int64_t m_min, std::int64_t m_max);  // "0..64", "4097.."
 
 }  // namespace kiln::tools

@@ -27,7 +27,11 @@ int version(Words words) {
   kiln_version(&major, &minor, &patch);
   const std::string text = fmt::format("{}.{}.{}", major, minor, patch);
   if (args.has("--json")) {
-    print_json({{"version", text}, {"major", major}, {"minor", minor}, {"patch", patch}, {"build", kiln_build_info()}});
+    print_json({{"version", text},
+                {"major", major},
+                {"minor", minor},
+                {"patch", patch},
+                {"build", kiln_build_info()}});
   } else {
     print(fmt::format("{}\n", kiln_build_info()));
   }

@@ -26,24 +26,27 @@ namespace {
 
 const Command& command() {
   static const Command command = [] {
-    Command c{
-        "warm",
-        "compile every kernel of a shapes file into the cache; needs no GPU",
-        "--shapes FILE --arch sm_90a --sms N [--cache DIR] [--jobs N] [--shard I/N] [--json]",
-        "Every M is covered: a problem's plan says which tiles it can use, and those are made. A problem\n"
-        "that cannot be computed and a kernel that fails are reported, and the rest is done.\n\n"
-        "JSON keys: arch, num_sms, cache_dir, shard; kernels: a list of {program, key, problem, tile, uses:\n"
-        "[{name, m_min, m_max}], result: hit | compiled | missing | failed, registers, smem_bytes,\n"
-        "spill_bytes, cubin_bytes, compile_ms, error}; bad_problems: [{name, error}]; summary: {kernels,\n"
-        "hits, compiled, missing, failed, bad_problems, wall_ms}.\n\n"
-        "Exit codes: 0 all kernels are in the cache; 1 a kernel or problem failed, or the cache cannot be\n"
-        "used; 2 usage or a bad file; 4 KILN_NO_COMPILE is set and kernels are missing.",
-        {{"--shapes", "FILE", "the problems (configs/shapes/*.json)"}}};
+    Command c{"warm", "compile every kernel of a shapes file into the cache; needs no GPU",
+              "--shapes FILE --arch sm_90a --sms N [--cache DIR] [--jobs N] [--shard I/N] [--json]",
+              R"(
+Every M is covered: a problem's plan says which tiles it can use, and those are made. A problem that
+cannot be computed and a kernel that fails are reported, and the rest is done.
+
+JSON keys: arch, num_sms, cache_dir, shard; kernels: a list of {program, key, problem, tile, uses:
+[{name, m_min, m_max}], result: hit | compiled | missing | failed, registers, smem_bytes,
+spill_bytes, cubin_bytes, compile_ms, error}; bad_problems: [{name, error}]; summary: {kernels,
+hits, compiled, missing, failed, bad_problems, wall_ms}.
+
+Exit codes: 0 all kernels are in the cache; 1 a kernel or problem failed, or the cache cannot be
+used; 2 usage or a bad file; 4 KILN_NO_COMPILE is set and kernels are missing.)",
+              {{"--shapes", "FILE", "the problems (configs/shapes/*.json)"}}};
     for (const Flag& flag : target_flags()) c.flags.push_back(flag);
     c.flags.push_back(kCacheFlag);
-    c.flags.push_back({"--jobs", "N", "compile so many kernels at once, 1 to 256\n(default: the CPUs of this process)"});
-    c.flags.push_back({"--shard", "I/N", "the I-th of N parts only (1/N to N/N), to share the work among machines"});
-    c.flags.push_back({"--timeout", "S", "give up on a kernel after so many seconds (default 120)"});
+    c.flags.push_back({"--jobs", "N", "compile so many kernels at once (default: one per CPU)"});
+    c.flags.push_back({"--shard", "I/N",
+                       "the I-th of N parts only (1/N to N/N), to share the work among machines"});
+    c.flags.push_back(
+        {"--timeout", "S", "give up on a kernel after so many seconds (default 120)"});
     c.flags.push_back({"--json", "", "print JSON at the end"});
     return c;
   }();
@@ -67,8 +70,9 @@ Shard read_shard(const Args& args) {
   const bool valid = index && count && !index->overflow && !count->overflow && index->value >= 1 &&
                      index->value <= count->value && count->value <= kMaxShards;
   if (!valid) {
-    throw Error(Status::kInvalidArgument, fmt::format("--shard must be I/N with 1 <= I <= N <= {}, got {}", kMaxShards,
-                                                      quote(text)));
+    throw Error(
+        Status::kInvalidArgument,
+        fmt::format("--shard must be I/N with 1 <= I <= N <= {}, got {}", kMaxShards, quote(text)));
   }
   return {index->value, count->value};
 }
@@ -117,7 +121,8 @@ KernelOutcome found(runtime::KernelInfo info) {
 
 KernelOutcome from_reply(const WorkerReply& reply) {
   if (const auto* failure = std::get_if<WorkerFailure>(&reply)) {
-    return failed(failure->message, failure->status == Status::kFrozen ? Result::kMissing : Result::kFailed);
+    return failed(failure->message,
+                  failure->status == Status::kFrozen ? Result::kMissing : Result::kFailed);
   }
   return found(std::get<runtime::KernelInfo>(reply));
 }
@@ -140,11 +145,12 @@ class Report {
     progress_.clear();
     if (!json_) print(table_.line(widest_, cells(kernels_[index], &outcome)));
     if (!outcome.error.empty()) {
-      print_error(fmt::format("kiln warm: {} M {}: {}\n", kernels_[index].uses[0].problem, interval(kernels_[index]),
-                              outcome.error));
+      print_error(fmt::format("kiln warm: {} M {}: {}\n", kernels_[index].uses[0].problem,
+                              interval(kernels_[index]), outcome.error));
     }
     outcomes_[index] = std::move(outcome);
-    progress_.advance(fmt::format("hits {}, compiled {}, failed {}", count(Result::kHit), count(Result::kCompiled),
+    progress_.advance(fmt::format("hits {}, compiled {}, failed {}", count(Result::kHit),
+                                  count(Result::kCompiled),
                                   count(Result::kFailed) + count(Result::kMissing)));
     std::fflush(stdout);
   }
@@ -152,8 +158,9 @@ class Report {
   void finish() { progress_.clear(); }
 
   std::size_t count(Result result) const {
-    return static_cast<std::size_t>(std::count_if(
-        outcomes_.begin(), outcomes_.end(), [&](const auto& outcome) { return outcome && outcome->result == result; }));
+    return static_cast<std::size_t>(
+        std::count_if(outcomes_.begin(), outcomes_.end(),
+                      [&](const auto& outcome) { return outcome && outcome->result == result; }));
   }
   std::vector<std::size_t> unfinished() const {
     std::vector<std::size_t> indices;
@@ -165,7 +172,8 @@ class Report {
 
   nlohmann::ordered_json to_json(jit::Arch arch) const {
     auto list = nlohmann::ordered_json::array();
-    for (std::size_t i = 0; i < kernels_.size(); ++i) list.push_back(kernel_json(kernels_[i], *outcomes_[i], arch));
+    for (std::size_t i = 0; i < kernels_.size(); ++i)
+      list.push_back(kernel_json(kernels_[i], *outcomes_[i], arch));
     return list;
   }
 
@@ -176,11 +184,10 @@ class Report {
 
   static std::vector<std::string> cells(const NeededKernel& kernel, const KernelOutcome* outcome) {
     const std::size_t more = kernel.uses.size() - 1;
-    std::vector<std::string> row = {kernel.uses[0].problem + (more > 0 ? fmt::format(" (+{})", more) : ""),
-                                    fmt::to_string(kernel.spec.problem.n),
-                                    fmt::to_string(kernel.spec.problem.k),
-                                    interval(kernel),
-                                    jit::describe(kernel.spec.tile)};
+    std::vector<std::string> row = {
+        kernel.uses[0].problem + (more > 0 ? fmt::format(" (+{})", more) : ""),
+        fmt::to_string(kernel.spec.problem.n), fmt::to_string(kernel.spec.problem.k),
+        interval(kernel), jit::describe(kernel.spec.tile)};
     if (outcome == nullptr) return row;
     const bool known = outcome->result == Result::kHit || outcome->result == Result::kCompiled;
     const runtime::KernelInfo& info = outcome->info;
@@ -197,7 +204,8 @@ class Report {
     return info.launch.dynamic_smem_bytes + info.static_smem_bytes;
   }
 
-  static nlohmann::ordered_json kernel_json(const NeededKernel& kernel, const KernelOutcome& outcome, jit::Arch arch) {
+  static nlohmann::ordered_json kernel_json(const NeededKernel& kernel,
+                                            const KernelOutcome& outcome, jit::Arch arch) {
     auto uses = nlohmann::ordered_json::array();
     for (const KernelUse& use : kernel.uses) {
       uses.push_back({{"name", use.problem}, {"m_min", use.m_min}, {"m_max", use.m_max}});
@@ -233,7 +241,8 @@ class Report {
                 {"compile", Align::kRight},
                 {"result"}}};
   // Rows are printed as they come, so what is not known yet is given room for its widest.
-  std::vector<std::string> widest_{"", "", "", "", "", "255", "227.0 KiB", "1234 B", "123.4 KiB", "12345 ms", "compiled"};
+  std::vector<std::string> widest_{"",          "",       "",          "",         "",        "255",
+                                   "227.0 KiB", "1234 B", "123.4 KiB", "12345 ms", "compiled"};
 };
 
 void look_up(runtime::Engine& engine, const std::vector<NeededKernel>& kernels, Report& report) {
@@ -246,7 +255,8 @@ void look_up(runtime::Engine& engine, const std::vector<NeededKernel>& kernels, 
       if (info.key == engine.key_for(spec)) report.set(i, found(std::move(info)));
     } catch (const Error& error) {
       // This engine may not compile, so either of these only says that the kernel is not there.
-      const bool is_miss = error.status() == Status::kFrozen || error.status() == Status::kNoCompiler;
+      const bool is_miss =
+          error.status() == Status::kFrozen || error.status() == Status::kNoCompiler;
       if (!is_miss) report.set(i, failed(error.what()));
     }
   }
@@ -259,15 +269,17 @@ struct CompileOptions {
   std::int64_t timeout_s = 120;
 };
 
-void compile_missing(const CompileOptions& options, const std::vector<NeededKernel>& kernels, Report& report) {
+void compile_missing(const CompileOptions& options, const std::vector<NeededKernel>& kernels,
+                     Report& report) {
   const std::vector<std::size_t> missing = report.unfinished();
   if (missing.empty()) return;
   std::vector<std::string> requests;
   for (const std::size_t index : missing) requests.push_back(encode_request(kernels[index].spec));
-  const auto workers = std::min<std::int64_t>(options.jobs, static_cast<std::int64_t>(missing.size()));
+  const auto workers =
+      std::min<std::int64_t>(options.jobs, static_cast<std::int64_t>(missing.size()));
   WorkerPool pool("/proc/self/exe",
-                  {"kiln", std::string(kWorkerCommand), "--arch", jit::name(options.target.arch), "--sms",
-                   fmt::to_string(options.target.num_sms), "--cache=" + options.cache_dir},
+                  {"kiln", std::string(kWorkerCommand), "--arch", jit::name(options.target.arch),
+                   "--sms", fmt::to_string(options.target.num_sms), "--cache=" + options.cache_dir},
                   static_cast<int>(workers), std::chrono::seconds(options.timeout_s));
   bool no_compiler = false;
   const auto done = [&](std::size_t position, const WorkerOutcome& outcome) {
@@ -298,23 +310,26 @@ struct Summary {
 };
 
 void print_summary(const Summary& summary, const std::string& cache_dir) {
-  print(fmt::format("{} kernels: {} hits, {} compiled, {} failed{}{}; {:.2f} s; {}\n", summary.kernels, summary.hits,
-                    summary.compiled, summary.failed,
-                    summary.missing > 0 ? fmt::format(", {} missing (KILN_NO_COMPILE is set)", summary.missing) : "",
-                    summary.bad_problems > 0 ? fmt::format("; {} bad problems", summary.bad_problems) : "",
-                    summary.wall_ms / 1000, cache_dir));
+  print(fmt::format(
+      "{} kernels: {} hits, {} compiled, {} failed{}{}; {:.2f} s; {}\n", summary.kernels,
+      summary.hits, summary.compiled, summary.failed,
+      summary.missing > 0 ? fmt::format(", {} missing (KILN_NO_COMPILE is set)", summary.missing)
+                          : "",
+      summary.bad_problems > 0 ? fmt::format("; {} bad problems", summary.bad_problems) : "",
+      summary.wall_ms / 1000, cache_dir));
 }
 
 nlohmann::ordered_json to_json(const Summary& summary) {
-  return {{"kernels", summary.kernels}, {"hits", summary.hits},
+  return {{"kernels", summary.kernels},   {"hits", summary.hits},
           {"compiled", summary.compiled}, {"missing", summary.missing},
-          {"failed", summary.failed},   {"bad_problems", summary.bad_problems},
+          {"failed", summary.failed},     {"bad_problems", summary.bad_problems},
           {"wall_ms", summary.wall_ms}};
 }
 
 nlohmann::ordered_json to_json(const std::vector<BadProblem>& problems) {
   auto list = nlohmann::ordered_json::array();
-  for (const BadProblem& problem : problems) list.push_back({{"name", problem.name}, {"error", problem.error}});
+  for (const BadProblem& problem : problems)
+    list.push_back({{"name", problem.name}, {"error", problem.error}});
   return list;
 }
 
@@ -350,7 +365,8 @@ int warm(Words words) {
   require_usable_cache(engine.engine().disk_cache(), options.cache_dir);
 
   // 3. Look up, then compile what is missing.
-  for (const BadProblem& problem : all.bad) print_error(fmt::format("kiln warm: {}: {}\n", problem.name, problem.error));
+  for (const BadProblem& problem : all.bad)
+    print_error(fmt::format("kiln warm: {}: {}\n", problem.name, problem.error));
   Report report(kernels, json);
   look_up(engine.engine(), kernels, report);
   compile_missing(options, kernels, report);

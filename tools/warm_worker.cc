@@ -22,7 +22,9 @@ const Command kCommand{
     "compile what \"kiln warm\" asks for (started by it, not by hand)",
     "--arch ARCH --sms N --cache DIR",
     "",
-    {{"--arch", "ARCH", "as of kiln warm"}, {"--sms", "N", "as of kiln warm"}, {"--cache", "DIR", "as of kiln warm"}},
+    {{"--arch", "ARCH", "as of kiln warm"},
+     {"--sms", "N", "as of kiln warm"},
+     {"--cache", "DIR", "as of kiln warm"}},
 };
 
 WorkerReply compile(runtime::Engine& engine, std::string_view line) {
@@ -32,8 +34,10 @@ WorkerReply compile(runtime::Engine& engine, std::string_view line) {
     const runtime::Cubin cubin = engine.cubin_for({spec, engine.arch()});
     // The engine goes on without its cache, but here storing is the whole point.
     if (engine.disk_cache().stats().publish_failed != failed_before) {
-      return WorkerFailure{Status::kInternal, "compiled, but it could not be stored: is the disk of the cache directory "
-                                              "full, or the directory gone? (KILN_LOG_LEVEL=warning says more)"};
+      return WorkerFailure{
+          Status::kInternal,
+          "compiled, but it could not be stored: is the disk of the cache directory "
+          "full, or the directory gone? (KILN_LOG_LEVEL=warning says more)"};
     }
     return runtime::describe_entry(cubin.entry, cubin.from_disk);
   } catch (const Error& error) {
@@ -63,12 +67,14 @@ void serve(runtime::Engine& engine) {
     const ssize_t count = ::recv(STDIN_FILENO, buffer, sizeof buffer, 0);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == ENOTSOCK) {
-      throw Error(Status::kInvalidArgument, "warm-worker is started by kiln warm and not by hand: use kiln warm");
+      throw Error(Status::kInvalidArgument,
+                  "warm-worker is started by kiln warm and not by hand: use kiln warm");
     }
     if (count <= 0) return;
     received.append(buffer, static_cast<std::size_t>(count));
     for (std::size_t newline; (newline = received.find('\n')) != std::string::npos;) {
-      if (!send_line(encode_reply(compile(engine, std::string_view(received).substr(0, newline))))) return;
+      if (!send_line(encode_reply(compile(engine, std::string_view(received).substr(0, newline)))))
+        return;
       received.erase(0, newline + 1);
     }
   }

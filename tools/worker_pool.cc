@@ -27,7 +27,8 @@ constexpr int kPollMs = 200;
 
 // A new process whose standard input is `socket`, and whose standard output is our standard error:
 // what a library prints must not get between the lines of the table. Returns 0 or an errno.
-int spawn(const std::string& executable, const std::vector<std::string>& command, int socket, pid_t& pid) {
+int spawn(const std::string& executable, const std::vector<std::string>& command, int socket,
+          pid_t& pid) {
   std::vector<char*> argv;
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
@@ -37,7 +38,8 @@ int spawn(const std::string& executable, const std::vector<std::string>& command
   if (error != 0) return error;
   error = posix_spawn_file_actions_adddup2(&actions, socket, STDIN_FILENO);
   if (error == 0) error = posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
-  if (error == 0) error = posix_spawn(&pid, executable.c_str(), &actions, nullptr, argv.data(), environ);
+  if (error == 0)
+    error = posix_spawn(&pid, executable.c_str(), &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   return error;
 }
@@ -105,10 +107,13 @@ WorkerPool::~WorkerPool() {
 
 WorkerOutcome WorkerPool::start(Worker& worker) const {
   const auto failed = [](const char* call, int error) {
-    return WorkerOutcome{false, "", fmt::format("no compiler process could be started: {}: {}", call, strerror(error))};
+    return WorkerOutcome{
+        false, "",
+        fmt::format("no compiler process could be started: {}: {}", call, strerror(error))};
   };
   int pair[2];
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return failed("socketpair", errno);
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+    return failed("socketpair", errno);
   const int error = spawn(executable_, command_, pair[1], worker.pid);
   ::close(pair[1]);
   if (error != 0) {
@@ -120,12 +125,14 @@ WorkerOutcome WorkerPool::start(Worker& worker) const {
 }
 
 // False with the reason in `failed` when no process takes the request.
-bool WorkerPool::assign(Worker& worker, std::size_t index, const std::string& request, WorkerOutcome& failed) const {
+bool WorkerPool::assign(Worker& worker, std::size_t index, const std::string& request,
+                        WorkerOutcome& failed) const {
   const std::string line = request + '\n';
   // A request is far smaller than the socket's buffer, so this never waits. MSG_NOSIGNAL: a worker
   // that has just died must not take this process with it.
   const auto send = [&] {
-    return ::send(worker.socket, line.data(), line.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(line.size());
+    return ::send(worker.socket, line.data(), line.size(), MSG_NOSIGNAL) ==
+           static_cast<ssize_t>(line.size());
   };
   // One that died while idle is not the fault of this request, which gets a fresh one.
   const bool was_alive = worker.alive();
@@ -162,7 +169,8 @@ bool WorkerPool::receive(Worker& worker, WorkerOutcome& outcome) const {
   }
   if (worker.received.size() <= kMaxReplyBytes) return false;
   worker.end(true);
-  outcome = {false, "", fmt::format("the compiler process answered with more than {} bytes", kMaxReplyBytes)};
+  outcome = {false, "",
+             fmt::format("the compiler process answered with more than {} bytes", kMaxReplyBytes)};
   return true;
 }
 

@@ -23,7 +23,8 @@ struct WorkerOutcome {
 class WorkerPool {
  public:
   // `executable` is run with `command` as its argv. At most `workers` at once.
-  WorkerPool(std::string executable, std::vector<std::string> command, int workers, std::chrono::milliseconds timeout);
+  WorkerPool(std::string executable, std::vector<std::string> command, int workers,
+             std::chrono::milliseconds timeout);
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
@@ -32,13 +33,15 @@ class WorkerPool {
   // ends, in order of ending, with its index. `done` returns false to stop: requests not yet ended
   // are dropped. `idle` is called at least every 200 ms, for a progress bar.
   void run(const std::vector<std::string>& requests,
-           const std::function<bool(std::size_t, const WorkerOutcome&)>& done, const std::function<void()>& idle);
+           const std::function<bool(std::size_t, const WorkerOutcome&)>& done,
+           const std::function<void()>& idle);
 
  private:
   struct Worker;
 
   WorkerOutcome start(Worker& worker) const;
-  bool assign(Worker& worker, std::size_t index, const std::string& request, WorkerOutcome& failed) const;
+  bool assign(Worker& worker, std::size_t index, const std::string& request,
+              WorkerOutcome& failed) const;
   bool receive(Worker& worker, WorkerOutcome& outcome) const;
   bool expired(Worker& worker, WorkerOutcome& outcome) const;
   void wait_for_news(int timeout_ms) const;

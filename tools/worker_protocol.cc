@@ -10,7 +10,9 @@ namespace {
 using nlohmann::json;
 
 // One line, whatever bytes a compile log holds.
-std::string dump(const json& document) { return document.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dump(const json& document) {
+  return document.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
 }  // namespace
 
@@ -20,7 +22,8 @@ std::string encode_request(const jit::GemmSpec& spec) {
 
 jit::GemmSpec decode_request(std::string_view line) {
   const json document = json::parse(line);
-  return {problem_from_json(document.at("problem")), jit::parse_tile(document.at("tile").get<std::string>(), "tile")};
+  return {problem_from_json(document.at("problem")),
+          jit::parse_tile(document.at("tile").get<std::string>(), "tile")};
 }
 
 std::string encode_reply(const WorkerReply& reply) {
@@ -44,7 +47,8 @@ WorkerReply decode_reply(std::string_view line) {
   try {
     const json document = json::parse(line);
     const auto status = static_cast<Status>(document.at("status").get<int>());
-    if (status != Status::kOk) return WorkerFailure{status, document.at("message").get<std::string>()};
+    if (status != Status::kOk)
+      return WorkerFailure{status, document.at("message").get<std::string>()};
     runtime::KernelInfo info;
     info.key = document.at("key").get<std::string>();
     info.from_disk = document.at("from_disk").get<bool>();
@@ -57,7 +61,9 @@ WorkerReply decode_reply(std::string_view line) {
     info.compile_ms = document.at("compile_ms").get<double>();
     return info;
   } catch (const json::exception& error) {
-    return WorkerFailure{Status::kInternal, std::string("the compiler process gave no readable answer: ") + error.what()};
+    return WorkerFailure{
+        Status::kInternal,
+        std::string("the compiler process gave no readable answer: ") + error.what()};
   }
 }
 

@@ -8,34 +8,40 @@ import harness
 
 
 class CacheCase(CliCase):
+
     def setUp(self):
         super().setUp()
         self.warm_env = self.fake()
         self.warm()
 
     def warm(self):
-        self.kiln("warm", "--shapes", self.shapes(("x", 512, 512)), *TARGET, "--cache", self.cache, env=self.warm_env,
-                  expect=OK)
+        self.kiln("warm", "--shapes", self.shapes(("x", 512, 512)), *TARGET, "--cache", self.cache,
+                  env=self.warm_env, expect=OK)
 
     def cache_json(self, action, *words, expect=OK):
-        return self.kiln("cache", action, "--cache", self.cache, "--json", *words, expect=expect).json
+        return self.kiln("cache", action, "--cache", self.cache, "--json", *words,
+                         expect=expect).json
 
     def entries(self):
         return sorted(self.cache.glob("v1/??/*.kiln"))
 
 
 class List(CacheCase):
+
     def test_every_entry_is_listed_with_what_it_holds(self):
         document = self.cache_json("list")
         files = self.entries()
         self.assertEqual(len(self.compiled_programs()), len(files))
-        self.assertEqual([str(file) for file in files], [str(self.cache / e["path"]) for e in document["entries"]])
+        self.assertEqual([str(file) for file in files],
+                         [str(self.cache / e["path"]) for e in document["entries"]])
         for file, entry in zip(files, document["entries"]):
             self.assertEqual("good", entry["state"])
             self.assertEqual(file.stat().st_size, entry["bytes"])
             self.assertEqual(file.parent.name + file.stem, entry["key"])
-            self.assertRegex(entry["kernel"], r"^dense 1d2d n=512 k=512 e4m3 x e4m3 -> bf16 sfa=row tile \d+x\d+")
-            self.assertEqual((168, 0, "NVRTC 13.0"), (entry["registers"], entry["spill_bytes"], entry["compiler"]))
+            self.assertRegex(entry["kernel"],
+                             r"^dense 1d2d n=512 k=512 e4m3 x e4m3 -> bf16 sfa=row tile \d+x\d+")
+            self.assertEqual((168, 0, "NVRTC 13.0"),
+                             (entry["registers"], entry["spill_bytes"], entry["compiler"]))
         self.assertEqual(sum(file.stat().st_size for file in files), document["total_bytes"])
 
     def test_the_text_has_a_line_for_each_and_the_sum(self):
@@ -45,7 +51,8 @@ class List(CacheCase):
         self.assertTrue(lines[-1].startswith(f"{len(self.entries())} entries, "))
 
     def test_the_environment_names_the_directory_when_no_flag_does(self):
-        document = self.kiln("cache", "list", "--json", env={"KILN_CACHE_DIR": self.cache}, expect=OK).json
+        document = self.kiln("cache", "list", "--json", env={"KILN_CACHE_DIR": self.cache},
+                             expect=OK).json
         self.assertEqual(len(self.entries()), len(document["entries"]))
 
     def test_an_empty_directory_has_no_entries(self):
@@ -56,12 +63,14 @@ class List(CacheCase):
 
 
 class Verify(CacheCase):
+
     def verify_bad(self, *bad):
         """Exactly these files are named, and nothing is changed by looking."""
         before = {path: path.lstat().st_mtime_ns for path in self.cache.rglob("*")}
         result = self.kiln("cache", "verify", "--cache", self.cache, "--json", expect=FAILURE)
         document = result.json
-        self.assertEqual(sorted(str(path) for path in bad), [str(self.cache / b["path"]) for b in document["bad"]])
+        self.assertEqual(sorted(str(path) for path in bad),
+                         [str(self.cache / b["path"]) for b in document["bad"]])
         self.assertEqual(document["entries"], document["good"] + len(bad))
         for path in bad:
             self.assertIn(path.name, result.err)
@@ -73,7 +82,8 @@ class Verify(CacheCase):
     def test_a_good_directory_is_good(self):
         count = len(self.entries())
         document = self.cache_json("verify")
-        self.assertEqual((count, count, []), (document["entries"], document["good"], document["bad"]))
+        self.assertEqual((count, count, []),
+                         (document["entries"], document["good"], document["bad"]))
 
     def test_a_flipped_bit_is_named(self):
         victim = self.entries()[0]
@@ -111,7 +121,8 @@ class Verify(CacheCase):
     def test_an_untrusted_directory_is_refused(self):
         self.cache.chmod(0o777)
         for action in ("verify", "list"):
-            self.assertIn("untrusted", self.kiln("cache", action, "--cache", self.cache, expect=FAILURE).err)
+            self.assertIn("untrusted",
+                          self.kiln("cache", action, "--cache", self.cache, expect=FAILURE).err)
 
     def test_a_directory_that_is_not_there_is_bad_input_and_is_not_made(self):
         for action in (["verify"], ["list"], ["prune", "--all"]):
@@ -119,10 +130,12 @@ class Verify(CacheCase):
             self.assertIn(str(self.dir / "missing"), result.err)
             self.assertFalse((self.dir / "missing").exists())
             file = self.write("file", "text")
-            self.assertIn("is not a directory", self.kiln("cache", *action, "--cache", file, expect=USAGE).err)
+            self.assertIn("is not a directory",
+                          self.kiln("cache", *action, "--cache", file, expect=USAGE).err)
 
 
 class Prune(CacheCase):
+
     def age(self, paths):
         for index, path in enumerate(paths):
             os.utime(path, (1_600_000_000 + index, 1_600_000_000 + index))
@@ -134,8 +147,9 @@ class Prune(CacheCase):
         limit = sum(file.stat().st_size for file in keep)
         document = self.cache_json("prune", "--max-bytes", limit)
         self.assertEqual(keep, self.entries())
-        self.assertEqual((len(files) - len(keep), len(keep), limit),
-                         (document["removed_entries"], document["kept_entries"], document["kept_bytes"]))
+        self.assertEqual(
+            (len(files) - len(keep), len(keep), limit),
+            (document["removed_entries"], document["kept_entries"], document["kept_bytes"]))
         self.cache_json("verify")
 
     def test_young_entries_stay(self):
@@ -154,7 +168,9 @@ class Prune(CacheCase):
     def test_an_untrusted_directory_is_left_alone(self):
         self.cache.chmod(0o777)
         count = len(self.entries())
-        self.assertIn("untrusted", self.kiln("cache", "prune", "--all", "--cache", self.cache, expect=FAILURE).err)
+        self.assertIn(
+            "untrusted",
+            self.kiln("cache", "prune", "--all", "--cache", self.cache, expect=FAILURE).err)
         self.assertEqual(count, len(self.entries()))
 
 

@@ -24,20 +24,26 @@ def resolve(schema):
 def problems_of(value, schema, place="the document"):
     """What JSON Schema says of a value, for the keywords that shapes.schema.json uses."""
     schema = resolve(schema)
-    known = {"$schema", "$defs", "title", "description", "type", "additionalProperties", "required", "properties", "items",
-             "minItems", "maxItems", "uniqueItems", "minimum", "maximum", "maxLength", "pattern", "enum", "const"}
+    known = {
+        "$schema", "$defs", "title", "description", "type", "additionalProperties", "required",
+        "properties", "items", "minItems", "maxItems", "uniqueItems", "minimum", "maximum",
+        "maxLength", "pattern", "enum", "const"
+    }
     assert set(schema) <= known, f"this test does not know {set(schema) - known}"
     types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
     found = []
     expected = schema.get("type")
-    if expected and (not isinstance(value, types[expected]) or expected == "integer" and isinstance(value, bool)):
+    if expected and (not isinstance(value, types[expected]) or
+                     expected == "integer" and isinstance(value, bool)):
         return [f"{place}: no {expected}"]
     if "enum" in schema and value not in schema["enum"]:
         found.append(f"{place}: not one of the words")
     if "const" in schema and (value != schema["const"] or isinstance(value, (bool, float))):
         found.append(f"{place}: not {schema['const']}")
     if isinstance(value, dict):
-        found += [f"{place}: no key {key}" for key in schema.get("required", ()) if key not in value]
+        found += [
+            f"{place}: no key {key}" for key in schema.get("required", ()) if key not in value
+        ]
         for key, member in value.items():
             if key in schema.get("properties", {}):
                 found += problems_of(member, schema["properties"][key], f"{place}.{key}")
@@ -51,7 +57,8 @@ def problems_of(value, schema, place="the document"):
         for index, item in enumerate(value if "items" in schema else ()):
             found += problems_of(item, schema["items"], f"{place}[{index}]")
     elif isinstance(value, str):
-        if len(value.encode()) > schema.get("maxLength", 1 << 30) or not re.search(schema.get("pattern", ""), value):
+        if len(value.encode()) > schema.get(
+                "maxLength", 1 << 30) or not re.search(schema.get("pattern", ""), value):
             found.append(f"{place}: text")
     elif isinstance(value, int) and not isinstance(value, bool):
         if not schema.get("minimum", value) <= value <= schema.get("maximum", value):
@@ -60,24 +67,34 @@ def problems_of(value, schema, place="the document"):
 
 
 class ConfigCase(CliCase):
+
     def loader_accepts(self, document):
         """Loads a file and goes no further: nothing may be compiled."""
-        result = self.kiln("warm", "--shapes", self.write("shapes.json", document), *TARGET, "--cache", self.cache,
-                           env=self.fake(KILN_NO_COMPILE="1"))
+        result = self.kiln("warm", "--shapes", self.write("shapes.json", document), *TARGET,
+                           "--cache", self.cache, env=self.fake(KILN_NO_COMPILE="1"))
         self.assertNotEqual(0, result.code)
         return result.code != USAGE, result
 
 
 class SchemaAndLoader(ConfigCase):
     SAMPLE = {
-        "$schema": "x", "format": 1, "model": "x", "source": "x",
-        "defaults": {"layout": "dense", "scaling": "1d2d", "a": "e4m3", "b": "e5m2", "out": "f32", "sfa": "m",
-                     "accumulate": False, "m": [1, 2]},
-        "problems": [{"name": "a", "comment": "x", "n": 64, "k": 64, "layout": "dense", "scaling": "1d2d", "a": "e5m2",
-                      "b": "e4m3", "out": "bf16", "sfa": "row", "accumulate": False, "m": [0]}],
+        "$schema": "x",
+        "format": 1,
+        "model": "x",
+        "source": "x",
+        "defaults": {
+            "layout": "dense", "scaling": "1d2d", "a": "e4m3", "b": "e5m2", "out": "f32",
+            "sfa": "m", "accumulate": False, "m": [1, 2]
+        },
+        "problems": [{
+            "name": "a", "comment": "x", "n": 64, "k": 64, "layout": "dense", "scaling": "1d2d",
+            "a": "e5m2", "b": "e4m3", "out": "bf16", "sfa": "row", "accumulate": False, "m": [0]
+        }],
     }
-    PLACES = {"the document": ((), SCHEMA), "defaults": (("defaults",), SCHEMA["properties"]["defaults"]),
-              "problems[0]": (("problems", 0), SCHEMA["$defs"]["problem"])}
+    PLACES = {
+        "the document": ((), SCHEMA), "defaults": (("defaults",), SCHEMA["properties"]["defaults"]),
+        "problems[0]": (("problems", 0), SCHEMA["$defs"]["problem"])
+    }
 
     @staticmethod
     def at(document, path):
@@ -110,9 +127,13 @@ class SchemaAndLoader(ConfigCase):
                 self.assert_agreement(document)
 
     def test_they_agree_about_the_values_of_every_field(self):
-        values = [0, 1, 2, -1, 7, 2**31 - 512, 2**31 - 511, 2**40, 1.5, True, False, None, "", "x", "dense", "1d2d", "e4m3",
-                  "e5m2", "bf16", "f32", "row", "m", "E4M3", "a b", "x" * 96, "x" * 97, "x" * 4096, "x" * 4097, [], [1],
-                  [1, 1], [-1], ["1"], [2**31], list(range(256)), list(range(257)), {}, {"a": "e4m3"}, [{}]]
+        values = [
+            0, 1, 2, -1, 7, 2**31 - 512, 2**31 - 511, 2**40, 1.5, True, False, None, "", "x",
+            "dense", "1d2d", "e4m3", "e5m2", "bf16", "f32", "row", "m", "E4M3", "a b", "x" * 96,
+            "x" * 97, "x" * 4096, "x" * 4097, [], [1], [1, 1], [-1], ["1"], [2**31],
+            list(range(256)),
+            list(range(257)), {}, {"a": "e4m3"}, [{}]
+        ]
         for path, schema in self.PLACES.values():
             for key in schema["properties"]:
                 for value in values:
@@ -128,6 +149,7 @@ class SchemaAndLoader(ConfigCase):
 
 
 class ShippedFiles(ConfigCase):
+
     def shapes_of(self, name):
         document = json.loads((SOURCE_DIR / "configs/shapes" / name).read_text())
         return {problem["name"]: (problem["n"], problem["k"]) for problem in document["problems"]}
@@ -143,8 +165,9 @@ class ShippedFiles(ConfigCase):
             self.assertTrue(document["model"])
 
     def test_deepseek_v3_has_the_dense_problems_of_the_benchmark_table(self):
-        table = {(512, 32768), (576, 7168), (1536, 24576), (2048, 7168), (2112, 7168), (4096, 7168), (7168, 576),
-                 (7168, 2048), (7168, 2112), (7168, 4096), (7168, 16384), (16384, 7168), (24576, 1536), (32768, 512)}
+        table = {(512, 32768), (576, 7168), (1536, 24576), (2048, 7168), (2112, 7168), (4096, 7168),
+                 (7168, 576), (7168, 2048), (7168, 2112), (7168, 4096), (7168, 16384),
+                 (16384, 7168), (24576, 1536), (32768, 512)}
         self.assertLessEqual(table, set(self.shapes_of("deepseek-v3.json").values()))
 
     def test_the_gradient_of_a_layer_is_the_layer_with_n_and_k_swapped(self):
@@ -163,16 +186,24 @@ class ShippedFiles(ConfigCase):
             expected = {}
             if "kv_lora_rank" in config:
                 q_rank, kv_rank = config["q_lora_rank"], config["kv_lora_rank"]
-                nope, rope, v = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
-                expected = {"self_attn.q_a_proj": (q_rank, hidden), "self_attn.kv_a_proj_with_mqa": (kv_rank + rope, hidden),
-                            "self_attn.fused_qkv_a_proj": (q_rank + kv_rank + rope, hidden),
-                            "self_attn.q_b_proj": (heads * (nope + rope), q_rank),
-                            "self_attn.kv_b_proj": (heads * (nope + v), kv_rank), "self_attn.o_proj": (hidden, heads * v)}
+                nope, rope, v = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config[
+                    "v_head_dim"]
+                expected = {
+                    "self_attn.q_a_proj": (q_rank, hidden),
+                    "self_attn.kv_a_proj_with_mqa": (kv_rank + rope, hidden),
+                    "self_attn.fused_qkv_a_proj": (q_rank + kv_rank + rope, hidden),
+                    "self_attn.q_b_proj": (heads * (nope + rope), q_rank), "self_attn.kv_b_proj":
+                        (heads * (nope + v), kv_rank), "self_attn.o_proj": (hidden, heads * v)
+                }
             else:
                 width = config["head_dim"]
-                expected = {"self_attn.qkv_proj": ((heads + 2 * config["num_key_value_heads"]) * width, hidden),
-                            "self_attn.o_proj": (hidden, heads * width)}
-            for prefix, key in (("mlp", "intermediate_size"), ("mlp.shared_experts", "moe_intermediate_size")):
+                expected = {
+                    "self_attn.qkv_proj": (
+                        (heads + 2 * config["num_key_value_heads"]) * width, hidden),
+                    "self_attn.o_proj": (hidden, heads * width)
+                }
+            for prefix, key in (("mlp", "intermediate_size"), ("mlp.shared_experts",
+                                                               "moe_intermediate_size")):
                 if f"{prefix}.gate_up_proj" in shapes:
                     expected[f"{prefix}.gate_up_proj"] = (2 * config[key], hidden)
                     expected[f"{prefix}.down_proj"] = (hidden, config[key])

@@ -11,14 +11,18 @@ FAKE_GPU = {"LD_LIBRARY_PATH": FAKE_CUDA_DIR}
 
 
 class Doctor(CliCase):
+
     def doctor(self, *words, env, expect):
         document = self.kiln("doctor", "--json", *words, env=env, expect=expect).json
-        self.assertEqual({"compiler", "driver", "device", "cache", "environment", "can_compile", "can_run"}, set(document))
+        self.assertEqual(
+            {"compiler", "driver", "device", "cache", "environment", "can_compile", "can_run"},
+            set(document))
         text = self.kiln("doctor", *words, env=env, expect=expect).out
         for part in ("compiler", "driver", "device"):
             self.assertRegex(text, rf"(?m)^{part} +{document[part]['state']}\b")
             # The time of the test kernel differs from run to run.
-            self.assertIn(re.sub(r" in \d+ ms", "", document[part]["message"]), re.sub(r" in \d+ ms", "", text))
+            self.assertIn(re.sub(r" in \d+ ms", "", document[part]["message"]),
+                          re.sub(r" in \d+ ms", "", text))
         self.assertRegex(text, rf"(?m)^cache +{document['cache']['state']}\b")
         for variable in document["environment"]:
             self.assertIn(variable, text)
@@ -31,7 +35,8 @@ class Doctor(CliCase):
     def test_with_a_compiler_alone_it_succeeds(self):
         self.require_no_driver()
         document = self.doctor(env=self.fake(), expect=OK)
-        self.assertEqual(("ok", "13.0", FAKE_NVRTC), tuple(document["compiler"][k] for k in ("state", "version", "path")))
+        self.assertEqual(("ok", "13.0", FAKE_NVRTC),
+                         tuple(document["compiler"][k] for k in ("state", "version", "path")))
         self.assertIn("compiled a test kernel", document["compiler"]["message"])
         self.assertEqual((True, False), (document["can_compile"], document["can_run"]))
         self.assertEqual(["kiln_check_fill.cu"], sorted(set(self.compiled_programs())))
@@ -68,18 +73,23 @@ class Doctor(CliCase):
     def test_a_gpu_is_called_ok_only_when_a_kernel_ran_on_it(self):
         # The fake driver takes every call and runs nothing.
         document = self.doctor(env=self.fake(**FAKE_GPU), expect=OK)
-        self.assertEqual(("ok", FAKE_CUDA_DIR + "/libcuda.so.1"), (document["driver"]["state"], document["driver"]["path"]))
-        self.assertEqual(("broken", 0, "Fake H200", 132),
-                         tuple(document["device"][k] for k in ("state", "ordinal", "name", "num_sms")))
+        self.assertEqual(("ok", FAKE_CUDA_DIR + "/libcuda.so.1"),
+                         (document["driver"]["state"], document["driver"]["path"]))
+        self.assertEqual(
+            ("broken", 0, "Fake H200", 132),
+            tuple(document["device"][k] for k in ("state", "ordinal", "name", "num_sms")))
         self.assertIn("left its output unwritten", document["device"]["message"])
         self.assertFalse(document["can_run"])
 
     def test_the_state_of_the_cache_directory_is_told_without_making_it(self):
         document = self.doctor("--cache", self.cache, env=self.fake(), expect=OK)
-        self.assertEqual(("absent", str(self.cache)), (document["cache"]["state"], document["cache"]["directory"]))
+        self.assertEqual(("absent", str(self.cache)),
+                         (document["cache"]["state"], document["cache"]["directory"]))
         self.assertFalse(self.cache.exists())
         self.cache.mkdir(mode=0o700)
-        self.assertEqual("usable", self.doctor("--cache", self.cache, env=self.fake(), expect=OK)["cache"]["state"])
+        self.assertEqual(
+            "usable",
+            self.doctor("--cache", self.cache, env=self.fake(), expect=OK)["cache"]["state"])
         self.assertEqual([], list(self.cache.iterdir()))
         self.cache.chmod(0o777)
         document = self.doctor("--cache", self.cache, env=self.fake(), expect=OK)
@@ -88,8 +98,11 @@ class Doctor(CliCase):
 
     def test_the_environment_is_shown(self):
         document = self.doctor(env=self.fake(KILN_LOG_LEVEL="error", KILN_CACHE_DIR=""), expect=OK)
-        self.assertEqual({"KILN_CACHE_DIR": "", "KILN_CACHE_PATH": None, "KILN_LOG_LEVEL": "error", "KILN_NO_COMPILE": None,
-                          "KILN_NVRTC": FAKE_NVRTC}, document["environment"])
+        self.assertEqual(
+            {
+                "KILN_CACHE_DIR": "", "KILN_CACHE_PATH": None, "KILN_LOG_LEVEL": "error",
+                "KILN_NO_COMPILE": None, "KILN_NVRTC": FAKE_NVRTC
+            }, document["environment"])
         self.assertEqual("disabled", document["cache"]["state"])
 
 

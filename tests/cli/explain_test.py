@@ -5,14 +5,18 @@ import sys
 from harness import CliCase, OK, TARGET
 import harness
 
-KEYS = {"problem", "m", "arch", "num_sms", "tile", "reason", "m_min", "m_max", "threads", "smem_bytes", "output_tiles",
-        "waves", "estimate_us", "rank", "legal_tiles", "intervals", "alternatives"}
+KEYS = {
+    "problem", "m", "arch", "num_sms", "tile", "reason", "m_min", "m_max", "threads", "smem_bytes",
+    "output_tiles", "waves", "estimate_us", "rank", "legal_tiles", "intervals", "alternatives"
+}
 LARGEST_M = 2**31 - 512
 
 
 class Explain(CliCase):
+
     def explain(self, m, *words, n=7168, k=2048, target=TARGET, **options):
-        return self.kiln("explain", "--m", m, "--n", n, "--k", k, *target, *words, expect=OK, **options)
+        return self.kiln("explain", "--m", m, "--n", n, "--k", k, *target, *words, expect=OK,
+                         **options)
 
     def test_the_intervals_cover_every_m_once_and_the_tile_is_that_of_its_interval(self):
         plans = []
@@ -28,7 +32,8 @@ class Explain(CliCase):
             serving, = [i for i in intervals if i["m_min"] <= m <= i["m_max"]]
             self.assertEqual((serving["m_min"], serving["m_max"], serving["tile"]),
                              (document["m_min"], document["m_max"], document["tile"]))
-            self.assertEqual((serving["threads"], serving["smem_bytes"]), (document["threads"], document["smem_bytes"]))
+            self.assertEqual((serving["threads"], serving["smem_bytes"]),
+                             (document["threads"], document["smem_bytes"]))
             self.assertIn(document["tile"], document["reason"])
             plans.append(intervals)
         self.assertEqual(1, len({str(plan) for plan in plans}))
@@ -47,11 +52,18 @@ class Explain(CliCase):
         self.assertEqual(better == 0, document["rank"] == 1)
 
     def test_the_number_of_sms_and_the_types_matter(self):
-        plans = [self.explain(1, "--json", target=("--arch", "sm_90a", "--sms", sms)).json["intervals"] for sms in (4, 132)]
+        plans = [
+            self.explain(1, "--json", target=("--arch", "sm_90a", "--sms", sms)).json["intervals"]
+            for sms in (4, 132)
+        ]
         self.assertNotEqual(*plans)
-        problem = self.explain(1, "--a", "e5m2", "--out", "f32", "--accumulate", "--sfa", "m", "--json").json["problem"]
-        self.assertEqual({"layout": "dense", "scaling": "1d2d", "n": 7168, "k": 2048, "a": "e5m2", "b": "e4m3",
-                          "out": "f32", "sfa": "m", "accumulate": True}, problem)
+        problem = self.explain(1, "--a", "e5m2", "--out", "f32", "--accumulate", "--sfa", "m",
+                               "--json").json["problem"]
+        self.assertEqual(
+            {
+                "layout": "dense", "scaling": "1d2d", "n": 7168, "k": 2048, "a": "e5m2",
+                "b": "e4m3", "out": "f32", "sfa": "m", "accumulate": True
+            }, problem)
 
     def test_a_given_tile_serves_every_m_and_the_reason_says_whose_it_is(self):
         document = self.explain(128, "--tile", "128x128/2x1/s4", "--json").json

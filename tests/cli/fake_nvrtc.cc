@@ -4,10 +4,9 @@
 //
 //   FAKE_NVRTC_LOG=FILE     one line per compile: the process and the program's name
 //   FAKE_NVRTC_CRASH=TEXT   a program whose name contains TEXT ends the process by SIGSEGV
-//   FAKE_NVRTC_HANG=TEXT    ... never finishes (a file FAKE_NVRTC_LOG + ".hanging" says that it began)
-//   FAKE_NVRTC_FAIL=TEXT    ... is refused, with a log
-//   FAKE_NVRTC_EXIT=TEXT    ... ends the process with exit code 7
-//   FAKE_NVRTC_VERSION=X.Y  the version it claims to be (default 13.0)
+//   FAKE_NVRTC_HANG=TEXT    ... never finishes (a file FAKE_NVRTC_LOG + ".hanging" says that it
+//   began) FAKE_NVRTC_FAIL=TEXT    ... is refused, with a log FAKE_NVRTC_EXIT=TEXT    ... ends the
+//   process with exit code 7 FAKE_NVRTC_VERSION=X.Y  the version it claims to be (default 13.0)
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -44,7 +43,8 @@ void append_line(const std::string& path, const std::string& line) {
 
 void note(const std::string& name, const char* suffix) {
   const char* path = std::getenv("FAKE_NVRTC_LOG");
-  if (path != nullptr) append_line(path + std::string(suffix), std::to_string(::getpid()) + " " + name + "\n");
+  if (path != nullptr)
+    append_line(path + std::string(suffix), std::to_string(::getpid()) + " " + name + "\n");
 }
 
 int number_after(const std::string& text, const char* word) {
@@ -74,8 +74,8 @@ int nvrtcVersion(int* major, int* minor) {
   return text == nullptr || std::sscanf(text, "%d.%d", major, minor) == 2 ? 0 : 1;
 }
 
-int nvrtcCreateProgram(Program** program, const char* text, const char* name, int, const char* const*,
-                       const char* const*) {
+int nvrtcCreateProgram(Program** program, const char* text, const char* name, int,
+                       const char* const*, const char* const*) {
   *program = new Program{name, text, "", ""};
   return 0;
 }
@@ -102,10 +102,13 @@ int nvrtcCompileProgram(Program* program, int, const char* const*) {
     return 6;
   }
   const kiln::test::FakeCubin cubin{program->name.substr(0, program->name.rfind('.')), 168, 64,
-                                    param_bytes(program->text), number_after(program->text, "__launch_bounds__(")};
+                                    param_bytes(program->text),
+                                    number_after(program->text, "__launch_bounds__(")};
   program->image = kiln::test::write_fake_cubin(cubin) + '\0';
-  program->log = "ptxas info    : Used 168 registers, 64 bytes smem, 0 bytes stack frame, 0 bytes spill stores, 0 bytes "
-                 "spill loads\n";
+  program->log =
+      "ptxas info    : Used 168 registers, 64 bytes smem, 0 bytes stack frame, 0 bytes spill "
+      "stores, 0 bytes "
+      "spill loads\n";
   return 0;
 }
 
@@ -129,6 +132,8 @@ int nvrtcGetProgramLog(Program* program, char* log) {
   return 0;
 }
 
-const char* nvrtcGetErrorString(int result) { return result == 6 ? "NVRTC_ERROR_COMPILATION" : "NVRTC_ERROR_OTHER"; }
+const char* nvrtcGetErrorString(int result) {
+  return result == 6 ? "NVRTC_ERROR_COMPILATION" : "NVRTC_ERROR_OTHER";
+}
 
 }  // extern "C"

@@ -24,6 +24,7 @@ TARGET = ("--arch", "sm_90a", "--sms", "132")
 
 
 class Result:
+
     def __init__(self, done):
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
 
@@ -47,7 +48,11 @@ class CliCase(unittest.TestCase):
 
     def environment(self, **changes):
         """Nothing of the tester's own settings; None removes a variable."""
-        env = {k: v for k, v in os.environ.items() if not re.match(r"KILN_|FAKE_NVRTC|CUDA_HOME|CUDA_PATH|XDG_", k)}
+        env = {
+            k: v
+            for k, v in os.environ.items()
+            if not re.match(r"KILN_|FAKE_NVRTC|CUDA_HOME|CUDA_PATH|XDG_", k)
+        }
         env["HOME"] = str(self.dir)
         env.update(changes)
         return {key: str(value) for key, value in env.items() if value is not None}
@@ -57,15 +62,18 @@ class CliCase(unittest.TestCase):
         return {"KILN_NVRTC": FAKE_NVRTC, "FAKE_NVRTC_LOG": self.compile_log, **changes}
 
     def start(self, *words, env=None, **options):
-        return subprocess.Popen([CLI, *map(str, words)], env=self.environment(**(env or {})), text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        return subprocess.Popen([CLI, *map(str, words)], env=self.environment(**(env or {})),
+                                text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, **options)
 
     def kiln(self, *words, env=None, expect=None, timeout=300, **options):
-        done = subprocess.run([CLI, *map(str, words)], env=self.environment(**(env or {})), text=True, errors="replace",
-                              stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False, **options)
+        done = subprocess.run([CLI, *map(str, words)], env=self.environment(**(env or {})),
+                              text=True, errors="replace", stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=timeout, check=False, **options)
         result = Result(done)
         self.assertGreaterEqual(result.code, 0, f"{words} ended by a signal\n{result}")
-        self.assertNotRegex(result.err, "AddressSanitizer|runtime error:|LeakSanitizer", str(result))
+        self.assertNotRegex(result.err, "AddressSanitizer|runtime error:|LeakSanitizer",
+                            str(result))
         if expect is not None:
             self.assertEqual(expect, result.code, f"kiln {' '.join(map(str, words))}\n{result}")
         return result
@@ -75,7 +83,8 @@ class CliCase(unittest.TestCase):
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
-            path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+            path.write_text(content if isinstance(content, str) else json.dumps(content),
+                            encoding="utf-8")
         return path
 
     def shapes(self, *problems, **fields):
@@ -95,12 +104,13 @@ class CliCase(unittest.TestCase):
             self.skipTest("NVRTC was not found on this machine (kiln doctor)")
 
     def unprivileged(self):
-        """Options for kiln() under which file permissions count, also when the tests run as root."""
+        """Options for kiln() under which file permissions count, also for tests run by root."""
         if os.geteuid() != 0:
             return {}
         nobody = 65534
-        probe = subprocess.run([CLI, "version"], user=nobody, group=nobody, extra_groups=[], capture_output=True,
-                               check=False) if os.access(CLI, os.X_OK) and self._reachable(CLI) else None
+        probe = subprocess.run(
+            [CLI, "version"], user=nobody, group=nobody, extra_groups=[], capture_output=True,
+            check=False) if os.access(CLI, os.X_OK) and self._reachable(CLI) else None
         if probe is None or probe.returncode != 0:
             self.skipTest(f"running as root, and another user cannot run {CLI}")
         os.chmod(self.dir, 0o755)

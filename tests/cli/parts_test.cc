@@ -22,10 +22,11 @@ namespace {
 
 const std::string kValid = R"({
   "$schema": "x", "format": 1, "model": "\u00e9", "source": "y",
-  "defaults": {"layout": "dense", "scaling": "1d2d", "a": "e4m3", "b": "e5m2", "out": "f32", "sfa": "m",
-               "accumulate": true, "m": [1, 128]},
+  "defaults": {"layout": "dense", "scaling": "1d2d", "a": "e4m3", "b": "e5m2", "out": "f32",
+               "sfa": "m", "accumulate": true, "m": [1, 128]},
   "problems": [{"name": "a", "n": 512, "k": 1024, "comment": "c"},
-               {"name": "b", "n": 8, "k": 16, "out": "bf16", "accumulate": false, "m": [0, 2147483136]}]
+               {"name": "b", "n": 8, "k": 16, "out": "bf16", "accumulate": false,
+                "m": [0, 2147483136]}]
 })";
 
 // "" when the text is accepted, else the message; any other exception fails the test.
@@ -39,7 +40,9 @@ std::string refusal(const std::string& text) {
   }
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 std::string json_refusal(const std::string& text) {
   try {
@@ -78,10 +81,23 @@ TEST_CASE("every truncation of a shapes file is refused", "[cli]") {
   }
 }
 
-TEST_CASE("random damage to a shapes file is accepted or refused, and a refusal is one short printable line", "[cli]") {
-  const std::vector<std::string> pieces = {"{", "}", "[", "]", ",", ":", "\"", "\\", "\\u0000", "\\ud800", "null", "-", "1e309",
-                                           "18446744073709551616", "true", "\xff", "\xc3", std::string(1, '\0'), "\n",
-                                           "[[[[[[[[[[[[[[[[[[[[", "\"n\": 8,", "\x1b[2J", "e4m3", "problems", "0.5"};
+TEST_CASE(
+    "random damage to a shapes file is accepted or refused, and a refusal is one short printable "
+    "line",
+    "[cli]") {
+  const std::vector<std::string> pieces = {"{",         "}",
+                                           "[",         "]",
+                                           ",",         ":",
+                                           "\"",        "\\",
+                                           "\\u0000",   "\\ud800",
+                                           "null",      "-",
+                                           "1e309",     "18446744073709551616",
+                                           "true",      "\xff",
+                                           "\xc3",      std::string(1, '\0'),
+                                           "\n",        "[[[[[[[[[[[[[[[[[[[[",
+                                           "\"n\": 8,", "\x1b[2J",
+                                           "e4m3",      "problems",
+                                           "0.5"};
   std::mt19937_64 random(20260101);
   int refused = 0;
   constexpr int kRounds = 30'000;
@@ -90,17 +106,26 @@ TEST_CASE("random damage to a shapes file is accepted or refused, and a refusal 
     for (std::uint64_t edits = 1 + random() % 4; edits > 0; --edits) {
       const std::size_t at = random() % text.size();
       switch (random() % 4) {
-        case 0: text[at] = static_cast<char>(random()); break;
-        case 1: text.erase(at, 1 + random() % 20); break;
-        case 2: text.insert(at, pieces[random() % pieces.size()]); break;
-        default: text.insert(at, text.substr(random() % text.size(), random() % 60)); break;
+        case 0:
+          text[at] = static_cast<char>(random());
+          break;
+        case 1:
+          text.erase(at, 1 + random() % 20);
+          break;
+        case 2:
+          text.insert(at, pieces[random() % pieces.size()]);
+          break;
+        default:
+          text.insert(at, text.substr(random() % text.size(), random() % 60));
+          break;
       }
       if (text.empty()) text.push_back(' ');
     }
     const std::string message = refusal(text);
     if (message.empty()) continue;
     ++refused;
-    const bool printable = std::all_of(message.begin(), message.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+    const bool printable =
+        std::all_of(message.begin(), message.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
     if (printable && message.size() < 1000 && message.rfind("f.json: ", 0) == 0) continue;
     FAIL_CHECK("round " << round << ": " << message);
   }
@@ -128,7 +153,8 @@ TEST_CASE("whole numbers are read whole or not at all", "[cli]") {
   CHECK(parse_integer("-9223372036854775808")->value == INT64_MIN);
   CHECK_FALSE(parse_integer("9223372036854775807")->overflow);
   CHECK(parse_integer("9223372036854775808")->overflow);
-  for (const char* text : {"", "-", "+", "+-1", "--1", " 1", "1 ", "1.0", "1e3", "0x1", "1_000", "one"}) {
+  for (const char* text :
+       {"", "-", "+", "+-1", "--1", " 1", "1 ", "1.0", "1e3", "0x1", "1_000", "one"}) {
     INFO(text);
     CHECK_FALSE(parse_integer(text).has_value());
   }
@@ -149,6 +175,13 @@ TEST_CASE("text from outside is printable before it is printed", "[cli]") {
   CHECK(quote("plain") == "\"plain\"");
   CHECK(quote("a\n\x1b\xc3\xa9") == "\"a\\x0a\\x1b\\xc3\\xa9\"");
   CHECK(quote(std::string(1000, 'x')).size() < 100);
+}
+
+TEST_CASE("text is wrapped between words, and paragraphs stay apart", "[cli]") {
+  CHECK(wrap("\none two\nthree  four\n\nfive", 9) == "one two\nthree\nfour\n\nfive");
+  CHECK(wrap("one-very-long-word and more", 5) == "one-very-long-word\nand\nmore");
+  CHECK(wrap("one two", 7) == "one two");
+  CHECK(wrap(" \n \n ", 7).empty());
 }
 
 TEST_CASE("sizes and intervals are short", "[cli]") {
@@ -183,16 +216,19 @@ TEST_CASE("a kernel that several problems need is listed once with all its users
   }
 }
 
-TEST_CASE("the parts of a sharded list hold each kernel once and differ by at most one in size", "[cli]") {
+TEST_CASE("the parts of a sharded list hold each kernel once and differ by at most one in size",
+          "[cli]") {
   std::vector<NeededKernel> kernels(23);
-  for (std::size_t i = 0; i < kernels.size(); ++i) kernels[i].spec.problem.n = static_cast<std::int64_t>(i);
+  for (std::size_t i = 0; i < kernels.size(); ++i)
+    kernels[i].spec.problem.n = static_cast<std::int64_t>(i);
   for (std::int64_t count = 1; count <= 30; ++count) {
     std::vector<int> seen(kernels.size());
     for (std::int64_t index = 0; index < count; ++index) {
       const std::vector<NeededKernel> part = shard(kernels, index, count);
       CHECK(part.size() <= kernels.size() / static_cast<std::size_t>(count) + 1);
       CHECK(part.size() >= kernels.size() / static_cast<std::size_t>(count));
-      for (const NeededKernel& kernel : part) ++seen[static_cast<std::size_t>(kernel.spec.problem.n)];
+      for (const NeededKernel& kernel : part)
+        ++seen[static_cast<std::size_t>(kernel.spec.problem.n)];
     }
     CHECK(seen == std::vector<int>(kernels.size(), 1));
   }
@@ -230,8 +266,10 @@ TEST_CASE("requests and replies survive the way to a worker and back", "[cli]") 
 
 namespace {
 
-// Runs the pool over shell scripts that read requests from the socket and answer with `cat`-like code.
-std::vector<WorkerOutcome> run_pool(const std::string& script, int workers, const std::vector<std::string>& requests) {
+// Runs the pool over shell scripts that read requests from the socket and answer with `cat`-like
+// code.
+std::vector<WorkerOutcome> run_pool(const std::string& script, int workers,
+                                    const std::vector<std::string>& requests) {
   WorkerPool pool("/bin/sh", {"sh", "-c", script}, workers, std::chrono::milliseconds(1500));
   std::vector<WorkerOutcome> outcomes(requests.size());
   std::vector<int> calls(requests.size());
@@ -263,8 +301,17 @@ TEST_CASE("a pool answers every request once, with replies longer than a packet"
 
 TEST_CASE("a pool blames a worker's end on the request that met it, and on no other", "[cli]") {
   const std::string script =
-      R"(while read -r x; do case $x in die) kill -9 $$;; leave) exit 5;; hang) exec sleep 100;; *) echo "$x" >&0;; esac; done)";
-  const std::vector<WorkerOutcome> outcomes = run_pool(script, 2, {"a", "die", "b", "leave", "c", "hang", "d", "die", "e"});
+      R"(
+    while read -r x; do
+      case $x in
+        die) kill -9 $$ ;;
+        leave) exit 5 ;;
+        hang) exec sleep 100 ;;
+        *) echo "$x" >&0 ;;
+      esac
+    done)";
+  const std::vector<WorkerOutcome> outcomes =
+      run_pool(script, 2, {"a", "die", "b", "leave", "c", "hang", "d", "die", "e"});
   for (const std::size_t good : {0u, 2u, 4u, 6u, 8u}) CHECK(outcomes[good].answered);
   CHECK(contains(outcomes[1].failure, "ended by signal 9"));
   CHECK(contains(outcomes[3].failure, "exit code 5"));
@@ -277,14 +324,16 @@ TEST_CASE("a pool survives workers that end between requests, cannot start, or f
   for (const WorkerOutcome& outcome : run_pool(R"(read -r x; echo "$x" >&0)", 1, {"a", "b", "c"})) {
     CHECK((outcome.answered || contains(outcome.failure, "exit code 0")));
   }
-  CHECK(contains(run_pool("exec 3<&0; tr '\\0' x </dev/zero >&3", 1, {"a"})[0].failure, "answered with more than"));
+  CHECK(contains(run_pool("exec 3<&0; tr '\\0' x </dev/zero >&3", 1, {"a"})[0].failure,
+                 "answered with more than"));
   WorkerPool pool("/nonexistent/kiln", {"kiln"}, 2, std::chrono::milliseconds(1000));
   int failures = 0;
-  pool.run({"a", "b", "c"},
-           [&](std::size_t, const WorkerOutcome& outcome) {
-             failures += !outcome.answered && contains(outcome.failure, "No such file");
-             return true;
-           },
-           [] {});
+  pool.run(
+      {"a", "b", "c"},
+      [&](std::size_t, const WorkerOutcome& outcome) {
+        failures += !outcome.answered && contains(outcome.failure, "No such file");
+        return true;
+      },
+      [] {});
   CHECK(failures == 3);
 }

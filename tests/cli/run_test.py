@@ -1,4 +1,4 @@
-"""kiln run: its tables, documents and exit codes over the fake driver, and real numbers on a GPU."""
+"""kiln run: tables, documents and exit codes over the fake driver, real numbers on a GPU."""
 
 import os
 import sys
@@ -7,8 +7,10 @@ from harness import CliCase, FAILURE, FAKE_CUDA_DIR, MISS, NO_DEVICE, OK, SOURCE
 import harness
 
 PROBLEM = ("--m", 64, "--n", 256, "--k", 256, "--repeat", 1)
-KEYS = {"name", "problem", "m", "tile", "reason", "registers", "smem_bytes", "spill_bytes", "us", "best_us", "repeat",
-        "tflops", "gb_per_s", "roofline_us", "roofline_percent", "check", "error"}
+KEYS = {
+    "name", "problem", "m", "tile", "reason", "registers", "smem_bytes", "spill_bytes", "us",
+    "best_us", "repeat", "tflops", "gb_per_s", "roofline_us", "roofline_percent", "check", "error"
+}
 
 
 class OverTheFakeDriver(CliCase):
@@ -20,40 +22,49 @@ class OverTheFakeDriver(CliCase):
 
     def test_the_document_has_its_keys_and_the_arithmetic_is_right(self):
         document = self.run_fake(*PROBLEM, "--json").json
-        self.assertEqual({"device", "num_sms", "peak_tflops", "peak_gb_per_s", "results"}, set(document))
+        self.assertEqual({"device", "num_sms", "peak_tflops", "peak_gb_per_s", "results"},
+                         set(document))
         self.assertEqual(("Fake H200", 132), (document["device"], document["num_sms"]))
         result, = document["results"]
         self.assertEqual(KEYS, set(result))
-        self.assertEqual((1000, 1000, 1, None, ""), tuple(result[k] for k in ("us", "best_us", "repeat", "check", "error")))
+        self.assertEqual((1000, 1000, 1, None, ""),
+                         tuple(result[k] for k in ("us", "best_us", "repeat", "check", "error")))
         self.assertAlmostEqual(2 * 64 * 256 * 256 / 1e-3 / 1e12, result["tflops"])
         moved = 64 * 256 + 256 * 256 + 4 * (64 * 2 + 2 * 2) + 2 * 64 * 256
         self.assertAlmostEqual(moved / 1e-3 / 1e9, result["gb_per_s"])
-        bounds = (2 * 64 * 256 * 256 / document["peak_tflops"] / 1e6, moved / document["peak_gb_per_s"] / 1e3)
+        bounds = (2 * 64 * 256 * 256 / document["peak_tflops"] / 1e6,
+                  moved / document["peak_gb_per_s"] / 1e3)
         self.assertAlmostEqual(max(bounds), result["roofline_us"])
         self.assertAlmostEqual(result["roofline_us"] / 10, result["roofline_percent"])
 
     def test_a_kernel_that_does_nothing_fails_the_check(self):
         result = self.run_fake(*PROBLEM, "--check", "--json", expect=FAILURE).json["results"][0]
         self.assertFalse(result["check"]["passed"])
-        self.assertRegex(self.run_fake(*PROBLEM, "--check", expect=FAILURE).out, r"(?m)WRONG [0-9.e+-]+$")
+        self.assertRegex(
+            self.run_fake(*PROBLEM, "--check", expect=FAILURE).out, r"(?m)WRONG [0-9.e+-]+$")
 
     def test_every_layout_of_the_operands_is_launched(self):
-        for flags in (("--a", "e5m2"), ("--b", "e5m2"), ("--out", "f32"), ("--out", "f32", "--accumulate"), ("--sfa", "m"),
-                      ("--tile", "128x64/2x1/s4"), ("--sms", 8), ("--seed", 7), ("--device", 0)):
+        for flags in (("--a", "e5m2"), ("--b", "e5m2"), ("--out", "f32"),
+                      ("--out", "f32", "--accumulate"), ("--sfa", "m"), ("--tile", "128x64/2x1/s4"),
+                      ("--sms", 8), ("--seed", 7), ("--device", 0)):
             result = self.run_fake(*PROBLEM, *flags, "--json").json["results"][0]
             self.assertEqual("", result["error"], flags)
-        self.assertEqual("128x64/2x1/s4/c1x1/r8", self.run_fake(*PROBLEM, "--tile", "128x64/2x1/s4", "--json").json["results"][0]["tile"])
+        self.assertEqual(
+            "128x64/2x1/s4/c1x1/r8",
+            self.run_fake(*PROBLEM, "--tile", "128x64/2x1/s4", "--json").json["results"][0]["tile"])
         self.run_fake("--m", 0, "--n", 256, "--k", 256, "--repeat", 1, "--check")
 
     def test_a_shapes_file_is_one_table(self):
-        shapes = self.shapes({"name": "first", "n": 256, "k": 256, "m": [1, 64]}, {"name": "second", "n": 512, "k": 256, "m": [3]})
+        shapes = self.shapes({"name": "first", "n": 256, "k": 256, "m": [1, 64]},
+                             {"name": "second", "n": 512, "k": 256, "m": [3]})
         lines = self.run_fake("--shapes", shapes, "--repeat", 1).out.splitlines()
         self.assertRegex(lines[0], r"^Fake H200, 132 SMs; peak ")
         self.assertEqual([["first", "1", "256"], ["first", "64", "256"], ["second", "3", "512"]],
                          [line.split()[:3] for line in lines[2:]])
 
     def test_a_bad_problem_of_a_file_is_reported_and_the_rest_is_run(self):
-        shapes = self.shapes({"name": "ragged", "n": 257, "k": 256, "m": [1]}, {"name": "good", "n": 256, "k": 256, "m": [1]})
+        shapes = self.shapes({"name": "ragged", "n": 257, "k": 256, "m": [1]},
+                             {"name": "good", "n": 256, "k": 256, "m": [1]})
         result = self.run_fake("--shapes", shapes, "--repeat", 1, "--json", expect=FAILURE)
         bad, good = result.json["results"]
         self.assertIn("n must be a multiple of 8", bad["error"])
@@ -77,35 +88,42 @@ class OverTheFakeDriver(CliCase):
 
 
 class OnTheGpu(CliCase):
+
     def setUp(self):
         super().setUp()
         document = self.kiln("doctor", "--json").json
         if document["can_run"]:
             return
         if os.environ.get("KILN_REQUIRE_GPU") == "1":
-            self.fail(f"KILN_REQUIRE_GPU=1, and there is no usable GPU: {document['device']['message']}")
+            self.fail(
+                f"KILN_REQUIRE_GPU=1, and there is no usable GPU: {document['device']['message']}")
         self.skipTest(f"needs a Hopper GPU: {document['device']['message']}")
 
     def test_problems_of_every_kind_pass_the_check_in_plausible_time(self):
-        for flags in ((), ("--a", "e5m2"), ("--out", "f32"), ("--out", "f32", "--accumulate"), ("--sfa", "m"), ("--sms", 16)):
+        for flags in ((), ("--a", "e5m2"), ("--out", "f32"), ("--out", "f32", "--accumulate"),
+                      ("--sfa", "m"), ("--sms", 16)):
             for m in (1, 65, 4096):
-                document = self.kiln("run", "--m", m, "--n", 2112, "--k", 7168, *flags, "--check", "--repeat", 5, "--json",
-                                     "--cache", self.cache, expect=OK).json
+                document = self.kiln("run", "--m", m, "--n", 2112, "--k", 7168, *flags, "--check",
+                                     "--repeat", 5, "--json", "--cache", self.cache, expect=OK).json
                 result, = document["results"]
                 self.assertTrue(result["check"]["passed"], result)
                 self.assertTrue(1 <= result["roofline_percent"] <= 105, result)
                 self.assertLessEqual(result["best_us"], result["us"])
 
     def test_the_same_seed_gives_the_same_difference_and_another_gives_another(self):
+
         def difference(seed):
-            return self.kiln("run", "--m", 128, "--n", 512, "--k", 512, "--check", "--repeat", 1, "--seed", seed, "--json",
-                             "--cache", self.cache, expect=OK).json["results"][0]["check"]["max_abs_error"]
+            return self.kiln("run", "--m", 128, "--n", 512, "--k", 512, "--check", "--repeat", 1,
+                             "--seed", seed, "--json", "--cache", self.cache,
+                             expect=OK).json["results"][0]["check"]["max_abs_error"]
+
         self.assertEqual(difference(1), difference(1))
         self.assertNotEqual(difference(1), difference(2))
 
     def test_a_shipped_file_runs_whole(self):
-        document = self.kiln("run", "--shapes", SOURCE_DIR / "configs/shapes/qwen3-235b-a22b.json", "--check", "--repeat", 3,
-                             "--json", "--cache", self.cache, expect=OK).json
+        document = self.kiln("run", "--shapes", SOURCE_DIR / "configs/shapes/qwen3-235b-a22b.json",
+                             "--check", "--repeat", 3, "--json", "--cache", self.cache,
+                             expect=OK).json
         self.assertTrue(all(result["check"]["passed"] for result in document["results"]))
 
 

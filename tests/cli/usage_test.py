@@ -8,12 +8,15 @@ import sys
 from harness import CLI, CliCase, NO_DEVICE, OK, TARGET, USAGE
 import harness
 
-COMMANDS = ["warm", "run", "explain", "cache list", "cache verify", "cache prune", "doctor", "version"]
+COMMANDS = [
+    "warm", "run", "explain", "cache list", "cache verify", "cache prune", "doctor", "version"
+]
 VARIABLES = ["KILN_CACHE_DIR", "KILN_CACHE_PATH", "KILN_LOG_LEVEL", "KILN_NO_COMPILE", "KILN_NVRTC"]
 PROBLEM = ("--m", "128", "--n", "512", "--k", "512")
 
 
 class Help(CliCase):
+
     def test_the_top_help_lists_commands_variables_and_exit_codes(self):
         for words in (["--help"], ["-h"], ["help"]):
             text = self.kiln(*words, expect=OK).out
@@ -21,7 +24,9 @@ class Help(CliCase):
                 self.assertRegex(text, rf"(?m)^  {command} +\w")
             for variable in VARIABLES:
                 self.assertRegex(text, rf"(?m)^  {variable} +\w")
-            self.assertRegex(text, r"Exit codes: 0 success, 1 failure, 2 usage or bad input, 3 no usable device,\n4 ")
+            self.assertRegex(
+                text,
+                r"Exit codes: 0 success, 1 failure, 2 usage or bad input, 3 no usable device,\n4 ")
 
     def test_every_command_has_a_help_that_names_each_of_its_flags(self):
         for command in COMMANDS:
@@ -33,9 +38,11 @@ class Help(CliCase):
                 listed = set(re.findall(r"(?m)^  (--[a-z-]+)", text))
                 # An unknown flag is answered by the list of all flags.
                 refused = self.kiln(*command.split(), "--no-such-flag", expect=USAGE).err
-                accepted = set(re.findall(r"--[a-z-]+", refused.split(" takes ", 1)[1].splitlines()[0]))
+                accepted = set(
+                    re.findall(r"--[a-z-]+",
+                               refused.split(" takes ", 1)[1].splitlines()[0]))
                 self.assertEqual(accepted, listed)
-                self.assertLessEqual(max(map(len, text.splitlines())), 110)
+                self.assertLessEqual(max(map(len, text.splitlines())), 100)
 
     def test_the_overview_of_cache_lists_its_actions(self):
         text = self.kiln("cache", "--help", expect=OK).out
@@ -53,12 +60,14 @@ class Help(CliCase):
     def test_version_is_text_or_json(self):
         document = self.kiln("version", "--json", expect=OK).json
         self.assertEqual({"version", "major", "minor", "patch", "build"}, set(document))
-        self.assertEqual(document["version"], f"{document['major']}.{document['minor']}.{document['patch']}")
+        self.assertEqual(document["version"],
+                         f"{document['major']}.{document['minor']}.{document['patch']}")
         self.assertIn(document["version"], self.kiln("version", expect=OK).out)
         self.assertEqual(self.kiln("version").out, self.kiln("--version", expect=OK).out)
 
 
 class BadCommandLines(CliCase):
+
     def refuse(self, words, *parts):
         """Exit code 2, one message on stderr with all these parts, and nothing on stdout."""
         result = self.kiln(*words, expect=USAGE)
@@ -97,14 +106,18 @@ class BadCommandLines(CliCase):
         self.refuse(["run", "--json", "--json"], "--json is given twice")
 
     def test_what_is_no_number_in_range_is_refused(self):
-        for value in ("x", "1.5", "1e3", "0x10", "1 ", " 1", "+-1", "--1", "-1", "2147483648", "9223372036854775808",
-                      "1" * 200, "NaN", "1,000", "１"):
+        for value in ("x", "1.5", "1e3", "0x10", "1 ", " 1", "+-1", "--1", "-1", "2147483648",
+                      "9223372036854775808", "1" * 200, "NaN", "1,000", "１"):
             with self.subTest(value=value):
-                part = "--m needs a value" if value.startswith("--") else "--m must be a whole number from 0 to 2147483136"
+                part = "--m needs a value" if value.startswith(
+                    "--") else "--m must be a whole number from 0 to 2147483136"
                 self.refuse(["explain", "--m", value, "--n", "8", "--k", "16", *TARGET], part)
-        self.refuse(["warm", "--shapes", "x", *TARGET, "--jobs", "0"], "--jobs must be a whole number from 1 to 256", '"0"')
-        self.refuse(["warm", "--shapes", "x", *TARGET, "--timeout", "-5"], "--timeout must be a whole number from 1")
-        self.refuse(["warm", "--shapes", "x", "--arch", "sm_90a", "--sms", "1025"], "--sms", "1 to 1024", '"1025"')
+        self.refuse(["warm", "--shapes", "x", *TARGET, "--jobs", "0"],
+                    "--jobs must be a whole number from 1 to 256", '"0"')
+        self.refuse(["warm", "--shapes", "x", *TARGET, "--timeout", "-5"],
+                    "--timeout must be a whole number from 1")
+        self.refuse(["warm", "--shapes", "x", "--arch", "sm_90a", "--sms", "1025"], "--sms",
+                    "1 to 1024", '"1025"')
         self.refuse(["run", *PROBLEM, "--repeat", "0"], "--repeat", '"0"')
         self.refuse(["run", *PROBLEM, "--seed", "-1"], "--seed", '"-1"')
         self.refuse(["run", *PROBLEM, "--sms", "0"], "--sms", '"0"')
@@ -119,9 +132,11 @@ class BadCommandLines(CliCase):
         self.refuse(["cache", "prune"], "--max-bytes is missing")
 
     def test_a_problem_that_breaks_a_rule_is_refused_with_rule_value_and_remedy(self):
+
         def explain(**flags):
             words = {"m": 128, "n": 512, "k": 512, **flags}
             return ["explain", *TARGET, *(w for k, v in words.items() for w in (f"--{k}", str(v)))]
+
         self.refuse(explain(n=1001), "n must be a multiple of 8", "1001", "1008")
         self.refuse(explain(k=1000), "k must be a multiple of 16", "1000", "1008")
         self.refuse(explain(n=0), "--n must be a whole number from 1", '"0"')
@@ -131,35 +146,43 @@ class BadCommandLines(CliCase):
         self.refuse(explain(sfa="col"), "--sfa must be one of row, m", '"col"')
         self.refuse(explain(layout="sparse"), "--layout must be one of dense", '"sparse"')
         self.refuse([*explain(), "--accumulate"], "accumulate needs out = f32")
-        self.refuse(["explain", *PROBLEM, "--arch", "sm_80", "--sms", "132"], "--arch must be sm_90a", '"sm_80"')
+        self.refuse(["explain", *PROBLEM, "--arch", "sm_80", "--sms", "132"],
+                    "--arch must be sm_90a", '"sm_80"')
 
     def test_a_tile_that_is_malformed_or_illegal_is_refused(self):
         for tile in ("x", "128", "128x", "128x128/", "128x128/2x1/s4/c2x1/r8/z", "99999999999x128"):
-            self.refuse(["explain", *PROBLEM, *TARGET, "--tile", tile], "--tile must look like", tile)
-        self.refuse(["explain", *PROBLEM, *TARGET, "--tile", "100x128/1x1/s2"], "block_m must be a multiple of 64")
-        self.refuse(["explain", *PROBLEM, *TARGET, "--tile", "128x128/2x1/s32"], "shared memory must be at most")
+            self.refuse(["explain", *PROBLEM, *TARGET, "--tile", tile], "--tile must look like",
+                        tile)
+        self.refuse(["explain", *PROBLEM, *TARGET, "--tile", "100x128/1x1/s2"],
+                    "block_m must be a multiple of 64")
+        self.refuse(["explain", *PROBLEM, *TARGET, "--tile", "128x128/2x1/s32"],
+                    "shared memory must be at most")
 
-        self.refuse(["explain", *PROBLEM, *TARGET, "--tile", "-128x128"], "block_m must be a multiple of 64", "-128")
+        self.refuse(["explain", *PROBLEM, *TARGET, "--tile", "-128x128"],
+                    "block_m must be a multiple of 64", "-128")
 
     def test_a_shard_that_is_none_is_refused(self):
         shapes = self.shapes(("a", 512, 512))
-        for shard in ("0/4", "5/4", "1", "/4", "1/", "a/b", "-1/4", "1/0", "1/99999", "1/2/3", "1.5/2",
-                      "1/18446744073709551617"):
+        for shard in ("0/4", "5/4", "1", "/4", "1/", "a/b", "-1/4", "1/0", "1/99999", "1/2/3",
+                      "1.5/2", "1/18446744073709551617"):
             with self.subTest(shard=shard):
-                self.refuse(["warm", "--shapes", shapes, *TARGET, "--cache", self.cache, "--shard", shard],
-                            "--shard must be I/N with 1 <= I <= N", f'"{shard}"')
+                self.refuse(
+                    ["warm", "--shapes", shapes, *TARGET, "--cache", self.cache, "--shard", shard],
+                    "--shard must be I/N with 1 <= I <= N", f'"{shard}"')
         self.assertFalse(self.cache.exists())
 
     def test_flags_that_exclude_each_other_are_refused(self):
         shapes = self.shapes(("a", 512, 512))
         self.refuse(["run", "--shapes", shapes, "--m", "1"], "--shapes and --m exclude each other")
-        self.refuse(["run", "--shapes", shapes, "--accumulate"], "--shapes and --accumulate exclude each other")
-        self.refuse(["cache", "prune", "--all", "--max-bytes", "1"], "--max-bytes and --all exclude each other")
+        self.refuse(["run", "--shapes", shapes, "--accumulate"],
+                    "--shapes and --accumulate exclude each other")
+        self.refuse(["cache", "prune", "--all", "--max-bytes", "1"],
+                    "--max-bytes and --all exclude each other")
 
     def test_a_bad_environment_variable_is_refused_by_name(self):
         for name, value in (("KILN_LOG_LEVEL", "loud"), ("KILN_NO_COMPILE", "yes")):
-            result = self.kiln("warm", "--shapes", self.shapes(("a", 512, 512)), *TARGET, "--cache", self.cache,
-                               env={**self.fake(), name: value})
+            result = self.kiln("warm", "--shapes", self.shapes(("a", 512, 512)), *TARGET, "--cache",
+                               self.cache, env={**self.fake(), name: value})
             self.assertNotEqual(OK, result.code)
             self.assertIn(name, result.err)
             self.assertIn(value, result.err)
@@ -170,23 +193,25 @@ class BadCommandLines(CliCase):
 
 
 class Output(CliCase):
+
     def test_output_that_cannot_be_written_is_a_failure(self):
         if not os.path.exists("/dev/full"):
             self.skipTest("this system has no /dev/full")
         with open("/dev/full", "w", encoding="utf-8") as full:
-            done = subprocess.run([CLI, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-                                  env=self.environment())
+            done = subprocess.run([CLI, "--help"], stdout=full, stderr=subprocess.PIPE, text=True,
+                                  check=False, env=self.environment())
         self.assertEqual(1, done.returncode)
         self.assertIn("writing the output failed", done.stderr)
 
 
 class WithoutGpu(CliCase):
+
     def test_run_without_a_driver_exits_with_3_and_says_what_to_do(self):
-        # A directory without libcuda.so.1 before the system's would not hide that one, so where there
-        # is a driver this cannot be seen.
+        # Where there is a driver, nothing hides it from the loader.
         if self.kiln("doctor", "--json").json["driver"]["state"] != "missing":
             self.skipTest("this machine has a CUDA driver")
-        for words in (PROBLEM, ("--shapes", harness.SOURCE_DIR / "configs/shapes/deepseek-v3.json")):
+        for words in (PROBLEM, ("--shapes",
+                                harness.SOURCE_DIR / "configs/shapes/deepseek-v3.json")):
             result = self.kiln("run", *words, "--check", "--json", expect=NO_DEVICE)
             self.assertEqual("", result.out)
             self.assertIn("needs an NVIDIA Hopper GPU", result.err)
