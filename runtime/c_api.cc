@@ -1,4 +1,5 @@
-// The boundary only: check, guard, forward. Nothing is thrown across it and nothing is decided here.
+// The boundary only: check, guard, forward. Nothing is thrown across it and nothing is decided
+// here.
 
 #include <fmt/format.h>
 
@@ -56,9 +57,10 @@ kiln_status fail(Status status, const char* message) noexcept {
 template <class Body>
 kiln_status guard(Body&& body) noexcept {
   if (is_forked()) [[unlikely]] {
-    return fail(Status::kForked,
-                "this process was forked from one that created a Kiln engine, and neither CUDA nor NVRTC "
-                "works in such a child: create engines after the fork, or start the child with exec");
+    return fail(
+        Status::kForked,
+        "this process was forked from one that created a Kiln engine, and neither CUDA nor NVRTC "
+        "works in such a child: create engines after the fork, or start the child with exec");
   }
   try {
     std::forward<Body>(body)();
@@ -76,7 +78,8 @@ kiln_status guard(Body&& body) noexcept {
 
 template <class T>
 void require(T* pointer, const char* name) {
-  if (pointer != nullptr) [[likely]] return;
+  if (pointer != nullptr) [[likely]]
+    return;
   throw Error(Status::kInvalidArgument, fmt::format("{} must not be null", name));
 }
 
@@ -84,14 +87,17 @@ void require(T* pointer, const char* name) {
 
 // The words are those of the constants, in order from `first`.
 template <class T, std::size_t kCount>
-T to_enum(const char* field, std::int32_t value, std::int32_t first, const char* const (&words)[kCount]) {
+T to_enum(const char* field, std::int32_t value, std::int32_t first,
+          const char* const (&words)[kCount]) {
   const std::int64_t index = std::int64_t{value} - first;
   if (index >= 0 && index < static_cast<std::int64_t>(kCount)) return static_cast<T>(index);
   std::string accepted;
   for (std::size_t i = 0; i < kCount; ++i) {
-    accepted += fmt::format("{}{} ({})", i == 0 ? "" : " or ", words[i], first + static_cast<std::int32_t>(i));
+    accepted += fmt::format("{}{} ({})", i == 0 ? "" : " or ", words[i],
+                            first + static_cast<std::int32_t>(i));
   }
-  throw Error(Status::kInvalidArgument, fmt::format("{} must be {}, got {}", field, accepted, value));
+  throw Error(Status::kInvalidArgument,
+              fmt::format("{} must be {}, got {}", field, accepted, value));
 }
 
 bool to_bool(const char* field, std::int32_t value) {
@@ -102,7 +108,8 @@ bool to_bool(const char* field, std::int32_t value) {
 void require_zero(const char* field, std::int32_t value) {
   if (value == 0) return;
   throw Error(Status::kInvalidArgument,
-              fmt::format("{} must be 0, got {}: initialise the struct with its KILN_*_INIT macro", field, value));
+              fmt::format("{} must be 0, got {}: initialise the struct with its KILN_*_INIT macro",
+                          field, value));
 }
 
 jit::Fp8Type to_fp8(const char* field, std::int32_t value) {
@@ -117,14 +124,16 @@ jit::ScaleMajor to_scale_major(const char* field, std::int32_t value) {
 jit::Problem to_problem(const kiln_problem& p) {
   require_zero("reserved", p.reserved);
   jit::Problem problem;
-  problem.layout = to_enum<jit::Layout>("layout", p.layout, KILN_LAYOUT_DENSE, {"KILN_LAYOUT_DENSE"});
-  problem.scaling = to_enum<jit::Scaling>("scaling", p.scaling, KILN_SCALING_1D2D, {"KILN_SCALING_1D2D"});
+  problem.layout =
+      to_enum<jit::Layout>("layout", p.layout, KILN_LAYOUT_DENSE, {"KILN_LAYOUT_DENSE"});
+  problem.scaling =
+      to_enum<jit::Scaling>("scaling", p.scaling, KILN_SCALING_1D2D, {"KILN_SCALING_1D2D"});
   problem.n = p.n;
   problem.k = p.k;
   problem.a = to_fp8("a_type", p.a_type);
   problem.b = to_fp8("b_type", p.b_type);
-  problem.out =
-      to_enum<jit::OutputType>("d_type", p.d_type, KILN_TYPE_BF16, {"KILN_TYPE_BF16", "KILN_TYPE_F32"});
+  problem.out = to_enum<jit::OutputType>("d_type", p.d_type, KILN_TYPE_BF16,
+                                         {"KILN_TYPE_BF16", "KILN_TYPE_F32"});
   problem.sfa_major = to_scale_major("sfa_major", p.sfa_major);
   problem.accumulate = to_bool("accumulate", p.accumulate);
   return problem;
@@ -138,7 +147,8 @@ jit::Tile to_tile(const kiln_tile& t) {
 jit::QuantizeSpec to_quantize_spec(const kiln_quantize_problem& p) {
   require_zero("reserved", p.reserved);
   jit::QuantizeSpec spec;
-  spec.in = to_enum<jit::QuantizeInput>("in_type", p.in_type, KILN_TYPE_BF16, {"KILN_TYPE_BF16", "KILN_TYPE_F32"});
+  spec.in = to_enum<jit::QuantizeInput>("in_type", p.in_type, KILN_TYPE_BF16,
+                                        {"KILN_TYPE_BF16", "KILN_TYPE_F32"});
   spec.out = to_fp8("out_type", p.out_type);
   spec.granularity = to_enum<jit::ScaleGranularity>("granularity", p.granularity, KILN_SCALE_1X128,
                                                     {"KILN_SCALE_1X128", "KILN_SCALE_128X128"});
@@ -195,9 +205,9 @@ kiln_status create_engine(const kiln_engine_options* options, const Environment&
   return guard([&] {
     require(engine, "engine");
     kiln_engine_options storage;
-    EngineOptions resolved = resolve(
-        read_struct(options != nullptr ? options : &kDefaultOptions, "options", kDefaultOptions, &storage),
-        environment);
+    EngineOptions resolved = resolve(read_struct(options != nullptr ? options : &kDefaultOptions,
+                                                 "options", kDefaultOptions, &storage),
+                                     environment);
     resolved.hooks = hooks;
     mark_process();
     *engine = new kiln_engine{std::make_shared<Engine>(std::move(resolved))};
@@ -287,8 +297,8 @@ kiln_status kiln_engine_create(const kiln_engine_options* options, kiln_engine**
 
 void kiln_engine_destroy(kiln_engine* engine) { destroy(engine); }
 
-kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* problem, const kiln_tile* tile,
-                             kiln_plan** plan) {
+kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* problem,
+                             const kiln_tile* tile, kiln_plan** plan) {
   if (plan != nullptr) *plan = nullptr;
   return guard([&] {
     require(plan, "plan");
@@ -313,7 +323,8 @@ kiln_status kiln_plan_prepare(kiln_plan* plan, int64_t m_min, int64_t m_max) {
   });
 }
 
-kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m, kiln_plan_description* description) {
+kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m,
+                               kiln_plan_description* description) {
   return guard([&] {
     write_struct(description, "description", [&](kiln_plan_description* out) {
       require(plan, "plan");
@@ -337,7 +348,8 @@ kiln_status kiln_quantizer_create(kiln_engine* engine, const kiln_quantize_probl
     require(quantizer, "quantizer");
     require(engine, "engine");
     kiln_quantize_problem storage;
-    const auto spec = to_quantize_spec(read_struct(problem, "problem", kDefaultQuantizeProblem, &storage));
+    const auto spec =
+        to_quantize_spec(read_struct(problem, "problem", kDefaultQuantizeProblem, &storage));
     *quantizer = new kiln_quantizer{std::make_shared<Quantizer>(engine->engine, spec)};
   });
 }
@@ -356,7 +368,8 @@ kiln_status kiln_quantize(const kiln_quantizer* quantizer, const kiln_quantize_o
   return guard([&] {
     require(quantizer, "quantizer");
     kiln_quantize_operands storage;
-    quantizer->quantizer->launch(read_struct(operands, "operands", kDefaultQuantizeOperands, &storage), stream);
+    quantizer->quantizer->launch(
+        read_struct(operands, "operands", kDefaultQuantizeOperands, &storage), stream);
   });
 }
 

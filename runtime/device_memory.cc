@@ -10,13 +10,14 @@ namespace {
 void require_inside(std::size_t offset, std::size_t length, std::size_t size) {
   if (offset <= size && length <= size - offset) return;
   throw Error(Status::kInternal,
-              fmt::format("a copy of {} bytes at offset {} leaves a device buffer of {} bytes", length,
-                          offset, size));
+              fmt::format("a copy of {} bytes at offset {} leaves a device buffer of {} bytes",
+                          length, offset, size));
 }
 
 }  // namespace
 
-DeviceBuffer::DeviceBuffer(const Device& device, std::size_t bytes) : device_(&device), bytes_(bytes) {
+DeviceBuffer::DeviceBuffer(const Device& device, std::size_t bytes)
+    : device_(&device), bytes_(bytes) {
   if (bytes == 0) return;  // cuMemAlloc refuses 0
   const Driver& driver = device.driver();
   const ContextScope scope(driver, device.context());
@@ -49,7 +50,8 @@ void DeviceBuffer::upload(std::span<const std::byte> host, std::size_t byte_offs
   if (host.empty()) return;
   const Driver& driver = device_->driver();
   const ContextScope scope(driver, device_->context());
-  driver.check(driver.cuMemcpyHtoD(address_ + byte_offset, host.data(), host.size()), "cuMemcpyHtoD");
+  driver.check(driver.cuMemcpyHtoD(address_ + byte_offset, host.data(), host.size()),
+               "cuMemcpyHtoD");
   // From pageable memory the copy may still be on its way to the device, in the default stream,
   // which the non-blocking streams of the callers do not wait for.
   driver.check(driver.cuStreamSynchronize(nullptr), "cuStreamSynchronize");
@@ -60,7 +62,8 @@ void DeviceBuffer::download(std::span<std::byte> host, std::size_t byte_offset) 
   if (host.empty()) return;
   const Driver& driver = device_->driver();
   const ContextScope scope(driver, device_->context());
-  driver.check(driver.cuMemcpyDtoH(host.data(), address_ + byte_offset, host.size()), "cuMemcpyDtoH");
+  driver.check(driver.cuMemcpyDtoH(host.data(), address_ + byte_offset, host.size()),
+               "cuMemcpyDtoH");
 }
 
 void DeviceBuffer::fill(std::uint8_t value, CUstream stream) const {

@@ -16,7 +16,7 @@ namespace kiln::runtime {
 
 class DeviceBuffer {
  public:
-  DeviceBuffer() = default;  // empty
+  DeviceBuffer() = default;                               // empty
   DeviceBuffer(const Device& device, std::size_t bytes);  // uninitialised, 256-byte aligned
   DeviceBuffer(DeviceBuffer&& other) noexcept;
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;

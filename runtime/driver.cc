@@ -39,10 +39,11 @@ int attribute(const Driver& driver, CUdevice_attribute which, CUdevice device) {
 
 void require_hopper(const DeviceInfo& info) {
   if (info.is_hopper()) return;
-  throw Error(Status::kUnsupported,
-              fmt::format("device {} is {} (sm_{}{}): Kiln's kernels run on sm_90 alone (H100, H200, "
-                          "GH200); choose such a device, or KILN_DEVICE_NONE to only compile",
-                          info.ordinal, info.name, info.major, info.minor));
+  throw Error(
+      Status::kUnsupported,
+      fmt::format("device {} is {} (sm_{}{}): Kiln's kernels run on sm_90 alone (H100, H200, "
+                  "GH200); choose such a device, or KILN_DEVICE_NONE to only compile",
+                  info.ordinal, info.name, info.major, info.minor));
 }
 
 }  // namespace
@@ -50,10 +51,11 @@ void require_hopper(const DeviceInfo& info) {
 std::shared_ptr<const Driver> Driver::open(const std::string& library) {
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
-    throw Error(Status::kNoDriver,
-                fmt::format("the CUDA driver library {} was not found ({}): install the NVIDIA driver, "
-                            "or use KILN_DEVICE_NONE to compile without one",
-                            library, last_dl_error()));
+    throw Error(
+        Status::kNoDriver,
+        fmt::format("the CUDA driver library {} was not found ({}): install the NVIDIA driver, "
+                    "or use KILN_DEVICE_NONE to compile without one",
+                    library, last_dl_error()));
   }
   std::shared_ptr<Driver> driver(new Driver);
   driver->handle_ = handle;
@@ -82,24 +84,27 @@ void Driver::bind_calls() {
   KILN_DRIVER_CALLS(KILN_REQUIRE)
 #undef KILN_REQUIRE
   if (missing.empty()) return;
-  throw Error(Status::kNoDriver,
-              fmt::format("the CUDA driver {} lacks {}: Kiln needs a driver for CUDA 12.0 or later; "
-                          "update it",
-                          path_, missing));
+  throw Error(
+      Status::kNoDriver,
+      fmt::format("the CUDA driver {} lacks {}: Kiln needs a driver for CUDA 12.0 or later; "
+                  "update it",
+                  path_, missing));
 }
 
 void Driver::initialise() {
   if (const CUresult result = cuInit(0); result != CUDA_SUCCESS) {
     const Status status = result == CUDA_ERROR_NO_DEVICE ? Status::kNoDevice : Status::kNoDriver;
-    throw Error(status, fmt::format("cuInit of {} failed: {}: check that a GPU is visible here and that "
-                                    "nvidia-smi works",
-                                    path_, error_text(result)));
+    throw Error(status,
+                fmt::format("cuInit of {} failed: {}: check that a GPU is visible here and that "
+                            "nvidia-smi works",
+                            path_, error_text(result)));
   }
   check(cuDriverGetVersion(&version_), "cuDriverGetVersion");
   if (version_ >= kOldestDriver) return;
-  throw Error(Status::kNoDriver,
-              fmt::format("the CUDA driver {} is for CUDA {}.{}: Kiln needs 12.0 or later; update it",
-                          path_, version_ / 1000, version_ % 1000 / 10));
+  throw Error(
+      Status::kNoDriver,
+      fmt::format("the CUDA driver {} is for CUDA {}.{}: Kiln needs 12.0 or later; update it",
+                  path_, version_ / 1000, version_ % 1000 / 10));
 }
 
 int Driver::device_count() const {
@@ -133,9 +138,11 @@ void Driver::fail(CUresult result, const char* call) const {
     case CUDA_ERROR_HARDWARE_STACK_ERROR:
     case CUDA_ERROR_INVALID_PC:
     case CUDA_ERROR_ASSERT:
-      throw Error(Status::kDriverError,
-                  text + ": a kernel that ran earlier in this context, of Kiln or of the host, failed, and "
-                         "the context cannot be used any more; find it with compute-sanitizer");
+      throw Error(
+          Status::kDriverError,
+          text +
+              ": a kernel that ran earlier in this context, of Kiln or of the host, failed, and "
+              "the context cannot be used any more; find it with compute-sanitizer");
     default: throw Error(Status::kDriverError, text);
   }
 }
@@ -177,37 +184,42 @@ DeviceInfo query_device(const Driver& driver, int ordinal) {
   return info;
 }
 
-Device::Device(std::shared_ptr<const Driver> driver, DeviceInfo info, CUcontext context, bool retained)
+Device::Device(std::shared_ptr<const Driver> driver, DeviceInfo info, CUcontext context,
+               bool retained)
     : driver_(std::move(driver)), info_(std::move(info)), context_(context), retained_(retained) {}
 
 std::unique_ptr<const Device> Device::open(std::shared_ptr<const Driver> driver, int ordinal) {
   const int count = driver->device_count();
   if (ordinal < 0 || ordinal >= count) {
-    throw Error(Status::kNoDevice,
-                fmt::format("device must be an ordinal below the {} CUDA device(s) that are visible here, "
-                            "got {}: check CUDA_VISIBLE_DEVICES",
-                            count, ordinal));
+    throw Error(
+        Status::kNoDevice,
+        fmt::format("device must be an ordinal below the {} CUDA device(s) that are visible here, "
+                    "got {}: check CUDA_VISIBLE_DEVICES",
+                    count, ordinal));
   }
   DeviceInfo info = query_device(*driver, ordinal);
   require_hopper(info);
   CUcontext context = nullptr;
   driver->check(driver->cuDevicePrimaryCtxRetain(&context, ordinal), "cuDevicePrimaryCtxRetain");
-  return std::unique_ptr<const Device>(new Device(std::move(driver), std::move(info), context, true));
+  return std::unique_ptr<const Device>(
+      new Device(std::move(driver), std::move(info), context, true));
 }
 
 std::unique_ptr<const Device> Device::current(std::shared_ptr<const Driver> driver) {
   CUcontext context = nullptr;
   driver->check(driver->cuCtxGetCurrent(&context), "cuCtxGetCurrent");
   if (context == nullptr) {
-    throw Error(Status::kNoDevice,
-                "device is KILN_DEVICE_CURRENT, but no CUDA context is current on this thread: make one "
-                "current (cudaSetDevice does), or give a device ordinal");
+    throw Error(
+        Status::kNoDevice,
+        "device is KILN_DEVICE_CURRENT, but no CUDA context is current on this thread: make one "
+        "current (cudaSetDevice does), or give a device ordinal");
   }
   CUdevice device = 0;
   driver->check(driver->cuCtxGetDevice(&device), "cuCtxGetDevice");
   DeviceInfo info = query_device(*driver, device);
   require_hopper(info);
-  return std::unique_ptr<const Device>(new Device(std::move(driver), std::move(info), context, false));
+  return std::unique_ptr<const Device>(
+      new Device(std::move(driver), std::move(info), context, false));
 }
 
 Device::~Device() {

@@ -17,25 +17,25 @@ namespace kiln::runtime {
 
 // Every call of libcuda that Kiln makes. cuda.h renames some to their current version by macro
 // (cuMemFree is cuMemFree_v2); member and symbol follow that name, so type and symbol agree.
-#define KILN_DRIVER_CALLS(X)                                                                  \
-  X(cuInit) X(cuDriverGetVersion) X(cuGetErrorName) X(cuGetErrorString)                       \
-  X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute)               \
-  X(cuDeviceTotalMem) X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease)                \
-  X(cuCtxGetCurrent) X(cuCtxGetDevice) X(cuCtxPushCurrent) X(cuCtxPopCurrent)                 \
-  X(cuLibraryLoadData) X(cuLibraryUnload) X(cuLibraryGetKernel) X(cuKernelGetFunction)        \
-  X(cuFuncGetAttribute) X(cuFuncSetAttribute) X(cuThreadExchangeStreamCaptureMode)            \
-  X(cuStreamIsCapturing) X(cuTensorMapEncodeTiled) X(cuLaunchKernelEx)                        \
-  X(cuMemAlloc) X(cuMemFree) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemsetD8Async)               \
-  X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)                                 \
-  X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) X(cuEventSynchronize)                   \
+#define KILN_DRIVER_CALLS(X)                                                             \
+  X(cuInit) X(cuDriverGetVersion) X(cuGetErrorName) X(cuGetErrorString)                  \
+  X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceGetAttribute)          \
+  X(cuDeviceTotalMem) X(cuDevicePrimaryCtxRetain) X(cuDevicePrimaryCtxRelease)           \
+  X(cuCtxGetCurrent) X(cuCtxGetDevice) X(cuCtxPushCurrent) X(cuCtxPopCurrent)            \
+  X(cuLibraryLoadData) X(cuLibraryUnload) X(cuLibraryGetKernel) X(cuKernelGetFunction)   \
+  X(cuFuncGetAttribute) X(cuFuncSetAttribute) X(cuThreadExchangeStreamCaptureMode)       \
+  X(cuStreamIsCapturing) X(cuTensorMapEncodeTiled) X(cuLaunchKernelEx)                   \
+  X(cuMemAlloc) X(cuMemFree) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemsetD8Async)          \
+  X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)                            \
+  X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) X(cuEventSynchronize)              \
   X(cuEventElapsedTime)
 
 inline constexpr const char* kDriverLibrary = "libcuda.so.1";
 
 class Driver {
  public:
-  // Opens the library and calls cuInit. It stays open for the life of the process, because unloading
-  // libcuda is not safe. Throws Error{kNoDriver} with what to do.
+  // Opens the library and calls cuInit. It stays open for the life of the process, because
+  // unloading libcuda is not safe. Throws Error{kNoDriver} with what to do.
   static std::shared_ptr<const Driver> open(const std::string& library = kDriverLibrary);
 
   const std::string& path() const { return path_; }  // the resolved file

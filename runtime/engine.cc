@@ -38,12 +38,12 @@ std::uint32_t version_of(std::string_view fingerprint) {
 }
 
 bool launches_as(const cache::Entry& entry, const jit::Source& source) {
-  return entry.kernel_name == source.entry &&
-         describe_entry(entry, true).launch == source.launch;
+  return entry.kernel_name == source.entry && describe_entry(entry, true).launch == source.launch;
 }
 
 double ms_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+      .count();
 }
 
 // Whether the driver says that work enqueued on `stream` now would be captured, or refused because
@@ -67,10 +67,11 @@ std::unique_ptr<const Device> open_device(const EngineOptions& options) {
     return nullptr;
   }
   if (options.device < 0 && options.device != kDeviceCurrent) {
-    throw Error(Status::kInvalidArgument,
-                fmt::format("device must be an ordinal >= 0, KILN_DEVICE_NONE (-1) or KILN_DEVICE_CURRENT "
-                            "(-2), got {}",
-                            options.device));
+    throw Error(
+        Status::kInvalidArgument,
+        fmt::format("device must be an ordinal >= 0, KILN_DEVICE_NONE (-1) or KILN_DEVICE_CURRENT "
+                    "(-2), got {}",
+                    options.device));
   }
   std::shared_ptr<const Driver> driver = Driver::open(options.hooks.driver_library);
   return options.device == kDeviceCurrent ? Device::current(std::move(driver))
@@ -80,10 +81,11 @@ std::unique_ptr<const Device> open_device(const EngineOptions& options) {
 std::int32_t choose_num_sms(const EngineOptions& options, const Device* device) {
   if (device == nullptr) {
     if (options.num_sms >= 1 && options.num_sms <= kMaxNumSms) return options.num_sms;
-    throw Error(Status::kInvalidArgument,
-                fmt::format("num_sms must be in 1..{} for an engine without a device, got {}: give the SM "
-                            "count of the GPU that will run the kernels, e.g. 132 for an H100 SXM or H200",
-                            kMaxNumSms, options.num_sms));
+    throw Error(
+        Status::kInvalidArgument,
+        fmt::format("num_sms must be in 1..{} for an engine without a device, got {}: give the SM "
+                    "count of the GPU that will run the kernels, e.g. 132 for an H100 SXM or H200",
+                    kMaxNumSms, options.num_sms));
   }
   const int available = device->info().num_sms;
   if (options.num_sms >= 0 && options.num_sms <= available) {
@@ -132,7 +134,7 @@ Cubin Engine::cubin_for(const jit::KernelSpec& spec, Lookup lookup) {
 
   const Key key = key_of(source, toolchain_);
   const cache::KeyLock lock = cache_.lock(key.digest, kLockTimeoutMs);
-  if (lock.held() && lookup == Lookup::kUse) {  // whoever held it before may have compiled just this
+  if (lock.held() && lookup == Lookup::kUse) {  // its last holder may have compiled just this
     if (std::optional<Cubin> hit = find_on_disk(source, key)) return std::move(*hit);
   }
   Cubin built{compile(spec, source, key), false};
@@ -172,7 +174,8 @@ LoadedKernel Engine::build_loaded(const jit::KernelSpec& spec) {
   try {
     return load(cubin, ms_since(begin));
   } catch (const BadCubin& error) {
-    log_.write(LogLevel::kWarning, fmt::format("{}; it is set aside and compiled again", error.what()));
+    log_.write(LogLevel::kWarning,
+               fmt::format("{}; it is set aside and compiled again", error.what()));
   }
   cache_.reject(cubin.entry.key);
   return load(cubin_for(spec, Lookup::kSkip), 0);
@@ -190,15 +193,18 @@ const LoadedKernel& Engine::kernel_at_launch(const jit::KernelSpec& spec, CUstre
   if (const LoadedKernel* kernel = find_loaded(spec)) return *kernel;
   const Driver& driver = device().driver();
   const auto not_ready = [&](const char* reason) {
-    return Error(Status::kNotReady, fmt::format("the kernel of {} is not loaded, and {}: call "
-                                                "kiln_plan_prepare (or kiln_quantizer_prepare) beforehand",
-                                                jit::describe(spec), reason));
+    return Error(Status::kNotReady,
+                 fmt::format("the kernel of {} is not loaded, and {}: call "
+                             "kiln_plan_prepare (or kiln_quantizer_prepare) beforehand",
+                             jit::describe(spec), reason));
   };
   if (is_capturing(driver, stream)) throw not_ready("the stream is being captured");
-  if (miss_policy() == MissPolicy::kNotReady) throw not_ready("the engine's miss policy is not-ready");
+  if (miss_policy() == MissPolicy::kNotReady)
+    throw not_ready("the engine's miss policy is not-ready");
   const ContextScope scope(driver, device().context());
   // The default streams belong to the current context, which may only now be the engine's.
-  if (scope.pushed() && is_capturing(driver, stream)) throw not_ready("the stream is being captured");
+  if (scope.pushed() && is_capturing(driver, stream))
+    throw not_ready("the stream is being captured");
   return kernel_for(spec, why);
 }
 
@@ -209,9 +215,10 @@ void Engine::refuse_in_capture(const char* what) const {
       !is_capturing(device().driver(), CU_STREAM_PER_THREAD)) {
     return;
   }
-  throw Error(Status::kCapturing, fmt::format("{} may compile and load kernels and was called while a stream "
-                                              "is being captured: call it before the capture begins",
-                                              what));
+  throw Error(Status::kCapturing,
+              fmt::format("{} may compile and load kernels and was called while a stream "
+                          "is being captured: call it before the capture begins",
+                          what));
 }
 
 // ---- Keys and the disk ----
@@ -234,7 +241,8 @@ jit::Compiler* Engine::compiler() {
       toolchain_ = toolchain_text(*compiler_, arch());
     } catch (const Error& error) {
       no_compiler_ = std::make_unique<Error>(error);
-      log_.write(LogLevel::kInfo, fmt::format("no compiler, only cached kernels: {}", error.what()));
+      log_.write(LogLevel::kInfo,
+                 fmt::format("no compiler, only cached kernels: {}", error.what()));
     }
   });
   return compiler_.get();
@@ -263,8 +271,9 @@ std::optional<Cubin> Engine::find_on_disk(const jit::Source& source, const Key& 
   std::optional<cache::Entry> entry = cache_.lookup(key.digest, key.toolchain);
   if (!entry) return std::nullopt;
   if (!launches_as(*entry, source)) {
-    log_.write(LogLevel::kWarning, fmt::format("cache entry {} holds another kernel than {}; it is set aside",
-                                               cache::to_hex(key.digest), source.entry));
+    log_.write(LogLevel::kWarning,
+               fmt::format("cache entry {} holds another kernel than {}; it is set aside",
+                           cache::to_hex(key.digest), source.entry));
     cache_.reject(key.digest);
     return std::nullopt;
   }
@@ -303,12 +312,15 @@ cache::Entry Engine::compile(const jit::KernelSpec& spec, const jit::Source& sou
 void Engine::fail_miss(const jit::KernelSpec& spec, const jit::Source& source) {
   const std::vector<std::string> known = toolchains();
   const std::string key = known.empty() ? "" : cache::to_hex(key_of(source, known.front()).digest);
-  const std::string what = fmt::format(
-      "the kernel of {} is not in the cache ({})", jit::describe(spec),
-      key.empty() ? "it has no key here: there is no NVRTC and the cache records none" : "key " + key);
+  const std::string what =
+      fmt::format("the kernel of {} is not in the cache ({})", jit::describe(spec),
+                  key.empty() ? "it has no key here: there is no NVRTC and the cache records none"
+                              : "key " + key);
   if (miss_policy() == MissPolicy::kFrozen) {
-    throw Error(Status::kFrozen, what + ", and compiling is not allowed (KILN_MISS_FROZEN or "
-                                        "KILN_NO_COMPILE): warm the cache with `kiln warm`, or allow it");
+    throw Error(Status::kFrozen,
+                what +
+                    ", and compiling is not allowed (KILN_MISS_FROZEN or "
+                    "KILN_NO_COMPILE): warm the cache with `kiln warm`, or allow it");
   }
   throw Error(no_compiler_->status(), what + ", and cannot be compiled: " + no_compiler_->what());
 }
@@ -323,25 +335,29 @@ const KernelInfo* Engine::find_prepared(const jit::KernelSpec& spec) const {
 
 std::string Engine::key_for(const jit::KernelSpec& spec) {
   const std::vector<std::string> known = toolchains();
-  return known.empty() ? std::string() : cache::to_hex(key_of(jit::render(spec), known.front()).digest);
+  return known.empty() ? std::string()
+                       : cache::to_hex(key_of(jit::render(spec), known.front()).digest);
 }
 
 const Device& Engine::device() const {
   if (device_ != nullptr) return *device_;
-  throw Error(Status::kNoDevice,
-              "the engine was created with KILN_DEVICE_NONE: it plans, compiles and caches, but cannot "
-              "launch; create one with a device ordinal or KILN_DEVICE_CURRENT");
+  throw Error(
+      Status::kNoDevice,
+      "the engine was created with KILN_DEVICE_NONE: it plans, compiles and caches, but cannot "
+      "launch; create one with a device ordinal or KILN_DEVICE_CURRENT");
 }
 
-void Engine::log_built(const jit::KernelSpec& spec, const KernelInfo& info, std::string_view why) const {
+void Engine::log_built(const jit::KernelSpec& spec, const KernelInfo& info,
+                       std::string_view why) const {
   if (!log_.enabled(LogLevel::kInfo)) return;
-  log_.write(LogLevel::kInfo,
-             fmt::format("{} {} in {:.1f} ms: {} registers, {} bytes spilled, {} bytes of shared memory, "
-                         "cubin of {} bytes, key {}{}{}",
-                         info.from_disk ? "found" : "compiled", jit::describe(spec),
-                         info.from_disk ? info.load_ms : info.compile_ms + info.load_ms, info.registers,
-                         info.spill_bytes, info.launch.dynamic_smem_bytes + info.static_smem_bytes,
-                         info.cubin_bytes, info.key.substr(0, 16), why.empty() ? "" : ": ", why));
+  log_.write(
+      LogLevel::kInfo,
+      fmt::format("{} {} in {:.1f} ms: {} registers, {} bytes spilled, {} bytes of shared memory, "
+                  "cubin of {} bytes, key {}{}{}",
+                  info.from_disk ? "found" : "compiled", jit::describe(spec),
+                  info.from_disk ? info.load_ms : info.compile_ms + info.load_ms, info.registers,
+                  info.spill_bytes, info.launch.dynamic_smem_bytes + info.static_smem_bytes,
+                  info.cubin_bytes, info.key.substr(0, 16), why.empty() ? "" : ": ", why));
 }
 
 }  // namespace kiln::runtime

@@ -119,7 +119,7 @@ class Engine {
     std::string text;
   };
 
-  jit::Compiler* compiler();  // null when there is none; no_compiler_ then says why
+  jit::Compiler* compiler();              // null when there is none; no_compiler_ then says why
   std::vector<std::string> toolchains();  // whose cubins are acceptable now, best first
   Key key_of(const jit::Source& source, const std::string& toolchain) const;
   std::optional<Cubin> find_on_disk(const jit::Source& source);

@@ -23,7 +23,8 @@ struct kiln_quantizer {
 
 namespace kiln::runtime {
 
-// kiln_engine_create and kiln_probe, with stand-ins for driver and compiler and a given environment.
+// kiln_engine_create and kiln_probe, with stand-ins for driver and compiler and a given
+// environment.
 kiln_status create_engine(const kiln_engine_options* options, const Environment& environment,
                           const EngineHooks& hooks, kiln_engine** engine) noexcept;
 kiln_status probe(const char* nvrtc_path, const Environment& environment, const EngineHooks& hooks,

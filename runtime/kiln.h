@@ -4,14 +4,17 @@
  *
  * Conventions, once for the whole file:
  *  1. Handles are opaque pointers. The caller destroys what it created; a plan or quantizer keeps
- *     its engine alive. Destroying NULL is a no-op.
+ *     its engine alive. Destroying NULL is a no-op. Kernels are unloaded with the last handle of
+ *     their engine: keep one until the work that was enqueued has run, and as long as a CUDA graph
+ *     that captured a launch may be replayed.
  *  2. Every call that can fail returns kiln_status; KILN_OK is 0 and no number is ever reused.
  *  3. Out-parameters come last and are zeroed (or NULL) on failure.
  *  4. kiln_last_error() is the text of this thread's last failing call: rule, value, place, remedy.
  *     Success does not clear it.
  *  5. Structs begin with struct_size and struct_version: initialise them with the KILN_*_INIT
  *     macros. A smaller (older) struct gets defaults; a larger one with non-zero bytes that this
- *     library does not know is KILN_ERROR_UNSUPPORTED.
+ *     library does not know is KILN_ERROR_UNSUPPORTED. Results are written as far as the caller's
+ *     struct_size reaches; what is beyond this library's knowledge is zeroed.
  *  6. Thread safety: every function may be called from any thread at any time, except that a handle
  *     must not be destroyed while another call uses it.
  *  7. Pointers named in kiln_operands and kiln_quantize_operands are device pointers of the
@@ -22,7 +25,8 @@
  * 10. The calling thread's current CUDA context is the same after every call as before it.
  * 11. The library never prints, exits or aborts. Messages go to the log callback, or to stderr when
  *     none is set and the level asks for it.
- * 12. After fork() the child of a process that created an engine gets KILN_ERROR_FORKED.
+ * 12. After fork() the child of a process that created an engine gets KILN_ERROR_FORKED from every
+ *     call; destroying inherited handles there does nothing. exec() ends that.
  */
 #ifndef KILN_H_
 #define KILN_H_
@@ -101,7 +105,8 @@ typedef struct kiln_probe_report {
   char device_name[128];
   char device_message[1024];
 } kiln_probe_report;
-#define KILN_PROBE_REPORT_INIT {sizeof(kiln_probe_report), 1, 0, 0, 0, 0, 0, 0, 0, 0, "", "", "", "", "", ""}
+#define KILN_PROBE_REPORT_INIT \
+  {sizeof(kiln_probe_report), 1, 0, 0, 0, 0, 0, 0, 0, 0, "", "", "", "", "", ""}
 
 /* nvrtc_path: as in kiln_engine_options, or NULL. */
 KILN_API kiln_status kiln_probe(const char* nvrtc_path, kiln_probe_report* report);
@@ -146,18 +151,20 @@ typedef struct kiln_engine_options {
   uint32_t struct_size;
   uint32_t struct_version;
   int32_t device;         /* ordinal >= 0 (its primary context is retained), or KILN_DEVICE_* */
-  int32_t arch;           /* KILN_DEVICE_NONE: 90 for sm_90a; otherwise 0 */
-  int32_t num_sms;        /* KILN_DEVICE_NONE: 1..1024, e.g. 132; otherwise 0 or fewer than the GPU has */
+  int32_t arch;           /* KILN_DEVICE_NONE: 90 for sm_90a; otherwise 0 or 90 */
+  int32_t num_sms;        /* KILN_DEVICE_NONE: 1..1024, e.g. 132; else 0 (all) up to the GPU's */
   int32_t miss_policy;    /* KILN_MISS_*;  KILN_NO_COMPILE=1 */
   int32_t log_level;      /* KILN_LOG_*;   KILN_LOG_LEVEL=off|error|warning|info|debug */
   int32_t reserved;
   const char* cache_dir;  /* KILN_CACHE_DIR; NULL: default ~/.cache/kiln; "": no disk cache */
-  const char* cache_path; /* KILN_CACHE_PATH; colon-separated read-only directories, searched first */
+  const char* cache_path; /* KILN_CACHE_PATH; read-only directories a:b:c, searched first */
   const char* nvrtc_path; /* KILN_NVRTC; libnvrtc file or its directory; NULL: search */
   kiln_log_callback log_callback; /* NULL: stderr */
   void* log_user;
 } kiln_engine_options;
-#define KILN_ENGINE_OPTIONS_INIT {sizeof(kiln_engine_options), 1, KILN_DEVICE_CURRENT, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL}
+#define KILN_ENGINE_OPTIONS_INIT                                                                \
+  {sizeof(kiln_engine_options), 1, KILN_DEVICE_CURRENT, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, \
+   NULL}
 
 /* One engine is one device, or none. options may be NULL for the defaults. Missing NVRTC is no
  * error here: kernels that are on disk still load. An unusable or untrusted cache directory is a
@@ -209,8 +216,10 @@ KILN_API kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* p
 KILN_API void kiln_plan_destroy(kiln_plan* plan);
 
 /* Makes every kernel that an M in [m_min, m_max] can need ready: from disk, or compiled; loaded if
- * the engine has a device. 0 and INT64_MAX cover every M. Never call it during a stream capture on
- * this thread (KILN_ERROR_CAPTURING). Errors: NO_COMPILER, COMPILE_FAILED, FROZEN, DRIVER. */
+ * the engine has a device. 0 and INT64_MAX cover every M. Call it before a capture begins: while
+ * the per-thread default stream or a blocking stream of the context is being captured it is
+ * KILN_ERROR_CAPTURING. Captures of non-blocking streams cannot be seen from here; they are not
+ * disturbed. Errors: NO_COMPILER, COMPILE_FAILED, FROZEN, CAPTURING, DRIVER. */
 KILN_API kiln_status kiln_plan_prepare(kiln_plan* plan, int64_t m_min, int64_t m_max);
 
 typedef struct kiln_plan_description {
@@ -248,7 +257,7 @@ KILN_API kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m,
 typedef struct kiln_operands {
   uint32_t struct_size;
   uint32_t struct_version;
-  int64_t m;          /* 0 is a successful no-op */
+  int64_t m;          /* 0 is a successful no-op; at most 2^31-512 */
   const void* a;
   int64_t lda;        /* >= k, multiple of 16 */
   const void* b;
@@ -262,17 +271,21 @@ typedef struct kiln_operands {
   int32_t num_sms;    /* use at most so many SMs; 0: all that the engine has */
   uint32_t flags;     /* KILN_LAUNCH_* */
 } kiln_operands;
-#define KILN_OPERANDS_INIT {sizeof(kiln_operands), 1, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0}
+#define KILN_OPERANDS_INIT \
+  {sizeof(kiln_operands), 1, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0}
 
 enum {
-  KILN_LAUNCH_PROGRAMMATIC = 1u /* programmatic dependent launch: may start before the previous kernel ends; it waits for that kernel's data by itself */
+  /* Programmatic dependent launch: the kernel may start before the previous one of the stream ends;
+   * it waits for that one's data by itself. */
+  KILN_LAUNCH_PROGRAMMATIC = 1u
 };
 
 /* Enqueues one kernel. After the kernel is ready: no I/O, no allocation, no lock, no system call of
  * its own; safe inside a capture. Same operands and tile: same bits, always. On a miss it does what
  * the engine's miss policy says; during a capture a miss is always KILN_ERROR_NOT_READY.
  * Errors: INVALID_ARGUMENT (nothing is enqueued), NO_DEVICE, NOT_READY, FROZEN, DRIVER. */
-KILN_API kiln_status kiln_launch(const kiln_plan* plan, const kiln_operands* operands, kiln_stream stream);
+KILN_API kiln_status kiln_launch(const kiln_plan* plan, const kiln_operands* operands,
+                                 kiln_stream stream);
 
 /* ---- FP8 casts ------------------------------------------------------------------------------ */
 
@@ -291,13 +304,14 @@ typedef struct kiln_quantize_problem {
 #define KILN_QUANTIZE_PROBLEM_INIT {sizeof(kiln_quantize_problem), 1, 2, 0, 0, 0, 0, 0}
 
 /* in [rows, cols] -> out [rows, cols] FP8 with scales laid out as SFA (1x128) or SFB (128x128).
- * Per block: scale = max|x| / largest FP8 value (1 when the block is all zeros), out =
- * round_to_nearest_even(x / scale), saturating. A NaN stays NaN; a block with an infinity has an
- * infinite scale. */
+ * Per block, in FP32: scale = max|x| / largest FP8 value, at least the smallest normal number, and
+ * 1 when the block is all zeros; out = x * (1 / scale), rounded to the nearest, ties to even,
+ * saturating. A NaN stays NaN and does not count for the scale; an infinity makes its block's scale
+ * infinite, itself NaN and the rest of the block zeros. */
 typedef struct kiln_quantize_operands {
   uint32_t struct_size;
   uint32_t struct_version;
-  int64_t rows;         /* 0 is a successful no-op */
+  int64_t rows;         /* 0 is a successful no-op; at most 2^31-512, as m and n of a GEMM */
   int64_t cols;         /* multiple of 16 */
   const void* in;       /* 16-byte aligned */
   int64_t ld_in;        /* >= cols, multiple of 8 (BF16) or 4 (F32) */
@@ -306,14 +320,18 @@ typedef struct kiln_quantize_operands {
   float* scales;        /* 4-byte aligned */
   int64_t ld_scales;    /* row-major: >= ceil(cols/128); m-major: >= rows */
 } kiln_quantize_operands;
-#define KILN_QUANTIZE_OPERANDS_INIT {sizeof(kiln_quantize_operands), 1, 0, 0, NULL, 0, NULL, 0, NULL, 0}
+#define KILN_QUANTIZE_OPERANDS_INIT \
+  {sizeof(kiln_quantize_operands), 1, 0, 0, NULL, 0, NULL, 0, NULL, 0}
 
-KILN_API kiln_status kiln_quantizer_create(kiln_engine* engine, const kiln_quantize_problem* problem,
+KILN_API kiln_status kiln_quantizer_create(kiln_engine* engine,
+                                           const kiln_quantize_problem* problem,
                                            kiln_quantizer** quantizer);
 KILN_API void kiln_quantizer_destroy(kiln_quantizer* quantizer);
+
+/* As kiln_plan_prepare and kiln_launch, for the cast's one kernel. */
 KILN_API kiln_status kiln_quantizer_prepare(kiln_quantizer* quantizer);
-KILN_API kiln_status kiln_quantize(const kiln_quantizer* quantizer, const kiln_quantize_operands* operands,
-                                   kiln_stream stream);
+KILN_API kiln_status kiln_quantize(const kiln_quantizer* quantizer,
+                                   const kiln_quantize_operands* operands, kiln_stream stream);
 
 /* ---- Counters -------------------------------------------------------------------------------- */
 
@@ -325,20 +343,25 @@ enum {
   KILN_CACHE_UNUSABLE = 4
 };
 
-/* Counts since the engine was created. */
+/* Counts since the engine was created. hits and misses count kernels: found on disk or not. The
+ * miss_* reasons count single lookups; a kernel that is compiled was looked up at least once and,
+ * where the directory can be locked, again under the lock. */
 typedef struct kiln_cache_statistics {
   uint32_t struct_size;
   uint32_t struct_version;
   int32_t state;          /* KILN_CACHE_* */
   int32_t reserved;
   uint64_t hits, misses;
-  uint64_t miss_absent, miss_truncated, miss_format, miss_checksum, miss_key, miss_toolchain, miss_untrusted, miss_io;
+  uint64_t miss_absent, miss_truncated, miss_format, miss_checksum;
+  uint64_t miss_key, miss_toolchain, miss_untrusted, miss_io;
   uint64_t compiles, loads;
-  uint64_t published, publish_lost_race, publish_failed, quarantined, evicted, lock_waits, lock_timeouts;
+  uint64_t published, publish_lost_race, publish_failed, quarantined, evicted;
+  uint64_t lock_waits, lock_timeouts;
   char message[512];      /* why the state is not usable; "" otherwise */
 } kiln_cache_statistics;
-#define KILN_CACHE_STATISTICS_INIT \
-  {sizeof(kiln_cache_statistics), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ""}
+#define KILN_CACHE_STATISTICS_INIT                                                               \
+  {sizeof(kiln_cache_statistics), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+   0, ""}
 
 KILN_API kiln_status kiln_cache_stats(const kiln_engine* engine, kiln_cache_statistics* statistics);
 

@@ -14,7 +14,8 @@ namespace {
 class RelaxedCapture {
  public:
   explicit RelaxedCapture(const Driver& driver) : driver_(driver) {
-    driver.check(driver.cuThreadExchangeStreamCaptureMode(&mode_), "cuThreadExchangeStreamCaptureMode");
+    driver.check(driver.cuThreadExchangeStreamCaptureMode(&mode_),
+                 "cuThreadExchangeStreamCaptureMode");
   }
   ~RelaxedCapture() { driver_.cuThreadExchangeStreamCaptureMode(&mode_); }
   RelaxedCapture(const RelaxedCapture&) = delete;
@@ -38,16 +39,18 @@ bool blames_image(CUresult result) {
   }
 }
 
-void check_image(const Driver& driver, const cache::Entry& entry, CUresult result, const char* call) {
+void check_image(const Driver& driver, const cache::Entry& entry, CUresult result,
+                 const char* call) {
   if (result == CUDA_SUCCESS) return;
   if (!blames_image(result)) driver.check(result, call);
   throw BadCubin(
       Status::kDriverError,
-      fmt::format("{} of {} failed: {}: the driver is for CUDA {}.{}, the kernel was compiled by NVRTC "
-                  "{}.{}; update the driver, or choose an NVRTC of the driver's major version",
-                  call, entry.description, driver.error_text(result), driver.version() / 1000,
-                  driver.version() % 1000 / 10, entry.compiler_version >> 16,
-                  entry.compiler_version & 0xffff));
+      fmt::format(
+          "{} of {} failed: {}: the driver is for CUDA {}.{}, the kernel was compiled by NVRTC "
+          "{}.{}; update the driver, or choose an NVRTC of the driver's major version",
+          call, entry.description, driver.error_text(result), driver.version() / 1000,
+          driver.version() % 1000 / 10, entry.compiler_version >> 16,
+          entry.compiler_version & 0xffff));
 }
 
 }  // namespace
@@ -75,7 +78,8 @@ LoadedKernel LoadedKernel::load(const Device& device, const cache::Entry& entry,
   const RelaxedCapture relaxed(device.driver());
   LoadedKernel kernel(device, std::move(info));
   kernel.open(entry);
-  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
+  const std::chrono::duration<double, std::milli> elapsed =
+      std::chrono::steady_clock::now() - begin;
   kernel.info_.load_ms += elapsed.count();
   return kernel;
 }
@@ -87,7 +91,8 @@ void LoadedKernel::open(const cache::Entry& entry) {
                                        nullptr, 0),
               "cuLibraryLoadData");
   CUkernel kernel = nullptr;
-  check_image(driver, entry, driver.cuLibraryGetKernel(&kernel, library_, entry.kernel_name.c_str()),
+  check_image(driver, entry,
+              driver.cuLibraryGetKernel(&kernel, library_, entry.kernel_name.c_str()),
               "cuLibraryGetKernel");
   check_image(driver, entry, driver.cuKernelGetFunction(&function_, kernel), "cuKernelGetFunction");
   if (driver.cuFuncLoad != nullptr) {
@@ -95,9 +100,10 @@ void LoadedKernel::open(const cache::Entry& entry) {
   }
   compare_with(entry, kernel);
   if (entry.dynamic_smem_bytes > 0) {
-    driver.check(driver.cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                           static_cast<int>(entry.dynamic_smem_bytes)),
-                 "cuFuncSetAttribute");
+    driver.check(
+        driver.cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                  static_cast<int>(entry.dynamic_smem_bytes)),
+        "cuFuncSetAttribute");
   }
 }
 
@@ -105,10 +111,11 @@ void LoadedKernel::compare_with(const cache::Entry& entry, CUkernel kernel) cons
   const Driver& driver = device_->driver();
   const auto expect = [&](const char* what, std::int64_t recorded, std::int64_t loaded) {
     if (recorded == loaded) return;
-    throw BadCubin(Status::kDriverError,
-                   fmt::format("the kernel that was loaded for {} has {} {}, its cache entry {} says {}: "
-                               "the entry does not belong to this cubin",
-                               entry.description, loaded, what, cache::to_hex(entry.key), recorded));
+    throw BadCubin(
+        Status::kDriverError,
+        fmt::format("the kernel that was loaded for {} has {} {}, its cache entry {} says {}: "
+                    "the entry does not belong to this cubin",
+                    entry.description, loaded, what, cache::to_hex(entry.key), recorded));
   };
   const auto attribute = [&](CUfunction_attribute which) {
     int value = 0;

@@ -10,9 +10,9 @@
 
 namespace kiln::runtime {
 
-// Thread-safe. Values are never removed and never move, so references stay valid as long as the map.
-// No lock is held while a value is built. When building throws, every caller that waited for that
-// build gets the exception, and the next call builds again.
+// Thread-safe. Values are never removed and never move, so references stay valid as long as the
+// map. No lock is held while a value is built. When building throws, every caller that waited for
+// that build gets the exception, and the next call builds again.
 template <class Key, class Value>
 class OnceMap {
  public:
@@ -43,7 +43,8 @@ class OnceMap {
  private:
   using Future = std::shared_future<std::shared_ptr<const Value>>;
 
-  std::pair<Future, bool> join(const Key& key, std::promise<std::shared_ptr<const Value>>& promise) {
+  std::pair<Future, bool> join(const Key& key,
+                               std::promise<std::shared_ptr<const Value>>& promise) {
     const std::lock_guard lock(mutex_);
     const auto [slot, inserted] = values_.try_emplace(key);
     if (inserted) slot->second = promise.get_future().share();

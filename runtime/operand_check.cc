@@ -11,7 +11,9 @@ namespace {
 // A tensor map holds strides below 2^40 bytes.
 constexpr std::int64_t kMaxStrideBytes = std::int64_t{1} << 40;
 
-[[noreturn]] void fail(const std::string& message) { throw Error(Status::kInvalidArgument, message); }
+[[noreturn]] void fail(const std::string& message) {
+  throw Error(Status::kInvalidArgument, message);
+}
 
 // One past the last byte of the matrix, unless that does not fit the address space.
 bool end_fits(const StridedOperand& o) {
@@ -28,41 +30,49 @@ bool end_fits(const StridedOperand& o) {
 
 void check_operand(const StridedOperand& o) {
   if (o.address == nullptr) [[unlikely]] {
-    fail(fmt::format("{} must be a device pointer, got null: pass the address of the matrix", o.name));
+    fail(fmt::format("{} must be a device pointer, got null: pass the address of the matrix",
+                     o.name));
   }
-  if (reinterpret_cast<std::uintptr_t>(o.address) % static_cast<std::uintptr_t>(o.alignment) != 0) [[unlikely]] {
-    fail(fmt::format("{} must be aligned to {} bytes, got {}: cuMemAlloc aligns to 256; begin views of it at "
-                     "multiples of {}",
-                     o.name, o.alignment, o.address, o.alignment));
+  if (reinterpret_cast<std::uintptr_t>(o.address) % static_cast<std::uintptr_t>(o.alignment) != 0)
+      [[unlikely]] {
+    fail(fmt::format(
+        "{} must be aligned to {} bytes, got {}: cuMemAlloc aligns to 256; begin views of it at "
+        "multiples of {}",
+        o.name, o.alignment, o.address, o.alignment));
   }
   if (o.stride < o.cols) [[unlikely]] {
-    fail(fmt::format("{} must be at least {} (the length of one row of {}), got {}", o.stride_name, o.cols,
-                     o.name, o.stride));
+    fail(fmt::format("{} must be at least {} (the length of one row of {}), got {}", o.stride_name,
+                     o.cols, o.name, o.stride));
   }
   if (o.stride % o.stride_unit != 0) [[unlikely]] {
-    fail(fmt::format("{} must be a multiple of {} (rows of {} begin at 16-byte boundaries), got {}: pad the "
-                     "rows to {}",
-                     o.stride_name, o.stride_unit, o.name, o.stride,
-                     jit::ceil_div(o.stride, o.stride_unit) * o.stride_unit));
+    fail(fmt::format(
+        "{} must be a multiple of {} (rows of {} begin at 16-byte boundaries), got {}: pad the "
+        "rows to {}",
+        o.stride_name, o.stride_unit, o.name, o.stride,
+        jit::ceil_div(o.stride, o.stride_unit) * o.stride_unit));
   }
   if (o.stride >= kMaxStrideBytes / o.element_bytes) [[unlikely]] {
-    fail(fmt::format("{} must be below {} (a row stride is at most 2^40 bytes), got {}", o.stride_name,
-                     kMaxStrideBytes / o.element_bytes, o.stride));
+    fail(fmt::format("{} must be below {} (a row stride is at most 2^40 bytes), got {}",
+                     o.stride_name, kMaxStrideBytes / o.element_bytes, o.stride));
   }
   if (!end_fits(o)) [[unlikely]] {
-    fail(fmt::format("{}: {} rows of {} elements, {} apart, at {} do not fit into the address space: check "
-                     "{} and the sizes",
-                     o.name, o.rows, o.cols, o.stride, o.address, o.stride_name));
+    fail(fmt::format(
+        "{}: {} rows of {} elements, {} apart, at {} do not fit into the address space: check "
+        "{} and the sizes",
+        o.name, o.rows, o.cols, o.stride, o.address, o.stride_name));
   }
 }
 
-void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high, const char* why) {
-  if (value >= low && value <= high) [[likely]] return;
+void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high,
+                 const char* why) {
+  if (value >= low && value <= high) [[likely]]
+    return;
   fail(fmt::format("{} must be in {}..{} ({}), got {}", name, low, high, why, value));
 }
 
 void check_multiple(const char* name, std::int64_t value, std::int64_t unit, const char* why) {
-  if (value % unit == 0) [[likely]] return;
+  if (value % unit == 0) [[likely]]
+    return;
   fail(fmt::format("{} must be a multiple of {} ({}), got {}: pad it to {}", name, unit, why, value,
                    jit::ceil_div(value, unit) * unit));
 }

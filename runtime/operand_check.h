@@ -13,17 +13,18 @@ struct StridedOperand {
   const char* name;         // field of the address
   const char* stride_name;  // field of the stride
   const void* address;
-  std::int64_t stride;      // elements from one row to the next
-  std::int64_t rows;        // at least 1
-  std::int64_t cols;        // the least stride
-  std::int64_t stride_unit; // the stride is a multiple of this
-  std::int32_t alignment;   // bytes
+  std::int64_t stride;       // elements from one row to the next
+  std::int64_t rows;         // at least 1
+  std::int64_t cols;         // the least stride
+  std::int64_t stride_unit;  // the stride is a multiple of this
+  std::int32_t alignment;    // bytes
   std::int32_t element_bytes;
 };
 void check_operand(const StridedOperand& operand);
 
 // low <= value <= high; `why` explains the bound.
-void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high, const char* why);
+void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high,
+                 const char* why);
 void check_multiple(const char* name, std::int64_t value, std::int64_t unit, const char* why);
 
 }  // namespace kiln::runtime

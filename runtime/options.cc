@@ -21,11 +21,12 @@ static_assert(static_cast<int>(LogLevel::kOff) == KILN_LOG_OFF &&
               static_cast<int>(LogLevel::kInfo) == KILN_LOG_INFO &&
               static_cast<int>(LogLevel::kDebug) == KILN_LOG_DEBUG);
 
-constexpr std::array<std::pair<std::string_view, LogLevel>, 5> kLevelNames{{{"off", LogLevel::kOff},
-                                                                          {"error", LogLevel::kError},
-                                                                          {"warning", LogLevel::kWarning},
-                                                                          {"info", LogLevel::kInfo},
-                                                                          {"debug", LogLevel::kDebug}}};
+constexpr std::array<std::pair<std::string_view, LogLevel>, 5> kLevelNames{
+    {{"off", LogLevel::kOff},
+     {"error", LogLevel::kError},
+     {"warning", LogLevel::kWarning},
+     {"info", LogLevel::kInfo},
+     {"debug", LogLevel::kDebug}}};
 
 std::optional<std::string> variable(const char* name) {
   const char* value = std::getenv(name);
@@ -35,29 +36,32 @@ std::optional<std::string> variable(const char* name) {
 LogLevel resolve_log_level(std::int32_t field, const Environment& environment) {
   if (field < KILN_LOG_DEFAULT || field > KILN_LOG_DEBUG) {
     throw Error(Status::kInvalidArgument,
-                fmt::format("log_level must be one of KILN_LOG_* (0 to {}), got {}", +KILN_LOG_DEBUG, field));
+                fmt::format("log_level must be one of KILN_LOG_* (0 to {}), got {}",
+                            +KILN_LOG_DEBUG, field));
   }
   if (field != KILN_LOG_DEFAULT) return static_cast<LogLevel>(field);
   if (!environment.log_level || environment.log_level->empty()) return LogLevel::kWarning;
   for (const auto& [name, level] : kLevelNames) {
     if (*environment.log_level == name) return level;
   }
-  throw Error(Status::kInvalidArgument,
-              fmt::format("KILN_LOG_LEVEL must be one of off, error, warning, info, debug, got \"{}\"",
-                          *environment.log_level));
+  throw Error(
+      Status::kInvalidArgument,
+      fmt::format("KILN_LOG_LEVEL must be one of off, error, warning, info, debug, got \"{}\"",
+                  *environment.log_level));
 }
 
 MissPolicy resolve_miss_policy(std::int32_t field, const Environment& environment) {
   if (field < KILN_MISS_DEFAULT || field > KILN_MISS_FROZEN) {
     throw Error(Status::kInvalidArgument,
-                fmt::format("miss_policy must be one of KILN_MISS_* (0 to {}), got {}", +KILN_MISS_FROZEN,
-                            field));
+                fmt::format("miss_policy must be one of KILN_MISS_* (0 to {}), got {}",
+                            +KILN_MISS_FROZEN, field));
   }
   if (field != KILN_MISS_DEFAULT) return static_cast<MissPolicy>(field);
   const std::string text = environment.no_compile.value_or("0");
   if (text == "1") return MissPolicy::kFrozen;
   if (text == "0" || text.empty()) return MissPolicy::kBlock;
-  throw Error(Status::kInvalidArgument, fmt::format("KILN_NO_COMPILE must be 1 or 0, got \"{}\"", text));
+  throw Error(Status::kInvalidArgument,
+              fmt::format("KILN_NO_COMPILE must be 1 or 0, got \"{}\"", text));
 }
 
 std::vector<std::string> split_path(std::string_view text) {
@@ -74,13 +78,15 @@ std::vector<std::string> split_path(std::string_view text) {
 jit::Arch resolve_arch(const kiln_engine_options& options) {
   if (options.device != KILN_DEVICE_NONE) {
     if (options.arch == 0 || options.arch == jit::Arch{}.sm) return {};
-    throw Error(Status::kUnsupported,
-                fmt::format("arch must be 0 or 90 for an engine with a device, got {}", options.arch));
+    throw Error(
+        Status::kUnsupported,
+        fmt::format("arch must be 0 or 90 for an engine with a device, got {}", options.arch));
   }
   if (options.arch == jit::Arch{}.sm) return {};
-  throw Error(Status::kUnsupported,
-              fmt::format("arch must be 90 (sm_90a, NVIDIA Hopper) for an engine without a device, got {}",
-                          options.arch));
+  throw Error(
+      Status::kUnsupported,
+      fmt::format("arch must be 90 (sm_90a, NVIDIA Hopper) for an engine without a device, got {}",
+                  options.arch));
 }
 
 }  // namespace
@@ -119,10 +125,12 @@ EngineOptions resolve(const kiln_engine_options& options, const Environment& env
   if (options.cache_dir != nullptr) {
     result.cache_directory = options.cache_dir;
   } else {
-    result.cache_directory = environment.cache_dir ? *environment.cache_dir : cache::default_directory();
+    result.cache_directory =
+        environment.cache_dir ? *environment.cache_dir : cache::default_directory();
   }
-  result.cache_layers = split_path(options.cache_path != nullptr ? std::string(options.cache_path)
-                                                                 : environment.cache_path.value_or(""));
+  result.cache_layers =
+      split_path(options.cache_path != nullptr ? std::string(options.cache_path)
+                                               : environment.cache_path.value_or(""));
   result.nvrtc = nvrtc_search(options.nvrtc_path, environment);
   return result;
 }

@@ -15,7 +15,8 @@ namespace {
 
 constexpr std::uint32_t kKnownFlags = KILN_LAUNCH_PROGRAMMATIC;
 
-std::vector<jit::TileInterval> choose_tiles(const jit::Problem& problem, const std::optional<jit::Tile>& tile,
+std::vector<jit::TileInterval> choose_tiles(const jit::Problem& problem,
+                                            const std::optional<jit::Tile>& tile,
                                             const jit::Machine& machine) {
   jit::validate(problem);
   if (!tile) return jit::plan_tiles(problem, machine);
@@ -24,13 +25,14 @@ std::vector<jit::TileInterval> choose_tiles(const jit::Problem& problem, const s
 }
 
 kiln_tile to_c(const jit::Tile& tile) {
-  return {sizeof(kiln_tile), 1,           tile.block_m,   tile.block_n,   tile.warpgroups_m, tile.warpgroups_n,
-          tile.stages,       tile.cluster_m, tile.cluster_n, tile.raster_group};
+  return {sizeof(kiln_tile), 1,           tile.block_m,   tile.block_n,   tile.warpgroups_m,
+          tile.warpgroups_n, tile.stages, tile.cluster_m, tile.cluster_n, tile.raster_group};
 }
 
 }  // namespace
 
-Plan::Plan(std::shared_ptr<Engine> engine, const jit::Problem& problem, std::optional<jit::Tile> tile)
+Plan::Plan(std::shared_ptr<Engine> engine, const jit::Problem& problem,
+           std::optional<jit::Tile> tile)
     : engine_(std::move(engine)), problem_(problem), tile_is_callers_(tile.has_value()) {
   const std::vector<jit::TileInterval> intervals = choose_tiles(problem, tile, engine_->machine());
   slots_ = std::vector<Slot>(intervals.size());
@@ -39,7 +41,8 @@ Plan::Plan(std::shared_ptr<Engine> engine, const jit::Problem& problem, std::opt
 
 void Plan::fill_slot(const jit::TileInterval& interval, Slot* slot) const {
   const jit::Tile& tile = interval.tile;
-  const std::int64_t row_bytes = tile.block_n / tile.warpgroups_n * jit::element_bytes(problem_.out);
+  const std::int64_t row_bytes =
+      tile.block_n / tile.warpgroups_n * jit::element_bytes(problem_.out);
   slot->interval = interval;
   slot->rows_per_tile = std::int64_t{tile.block_m} * tile.cluster_m;
   slot->tiles_n = jit::ceil_div(problem_.n, std::int64_t{tile.block_n} * tile.cluster_n);
@@ -61,9 +64,10 @@ jit::KernelSpec Plan::spec_of(const Slot& slot) const {
 
 std::string Plan::reason(const Slot& slot) const {
   const auto& [m_min, m_max, tile] = slot.interval;
-  if (tile_is_callers_) return fmt::format("tile {} is the caller's, for every M", jit::describe(tile));
-  return fmt::format("tile {} is the default choice for M in [{}, {}] on {} SMs", jit::describe(tile), m_min,
-                     m_max, engine_->num_sms());
+  if (tile_is_callers_)
+    return fmt::format("tile {} is the caller's, for every M", jit::describe(tile));
+  return fmt::format("tile {} is the default choice for M in [{}, {}] on {} SMs",
+                     jit::describe(tile), m_min, m_max, engine_->num_sms());
 }
 
 // ---- Preparing ----
@@ -90,7 +94,8 @@ void Plan::publish(const jit::Tile& tile, const LoadedKernel& kernel) const {
 }
 
 const LoadedKernel& Plan::ready_kernel(const Slot& slot, CUstream stream) const {
-  if (const LoadedKernel* kernel = slot.kernel.load(std::memory_order_acquire)) [[likely]] return *kernel;
+  if (const LoadedKernel* kernel = slot.kernel.load(std::memory_order_acquire)) [[likely]]
+    return *kernel;
   const LoadedKernel& kernel = engine_->kernel_at_launch(spec_of(slot), stream, reason(slot));
   publish(slot.interval.tile, kernel);
   return kernel;
@@ -103,8 +108,8 @@ void Plan::check(const kiln_operands& o) const {
   check_range("num_sms", o.num_sms, 0, std::numeric_limits<std::int32_t>::max(), "0 for all");
   if ((o.flags & ~kKnownFlags) != 0) [[unlikely]] {
     throw Error(Status::kInvalidArgument,
-                fmt::format("flags must be a combination of KILN_LAUNCH_* ({:#x}), got {:#x}", kKnownFlags,
-                            o.flags));
+                fmt::format("flags must be a combination of KILN_LAUNCH_* ({:#x}), got {:#x}",
+                            kKnownFlags, o.flags));
   }
   if (o.m == 0) return;
   const std::int64_t blocks = jit::scale_blocks(problem_.k);
@@ -121,14 +126,18 @@ void Plan::check(const kiln_operands& o) const {
 }
 
 // Persistent CTAs, in whole clusters: as many as there is room or work for.
-std::uint32_t Plan::num_ctas(const Slot& slot, const kiln_operands& o, std::uint32_t num_tiles) const {
-  const std::int32_t num_sms = o.num_sms == 0 ? engine_->num_sms() : std::min(o.num_sms, engine_->num_sms());
+std::uint32_t Plan::num_ctas(const Slot& slot, const kiln_operands& o,
+                             std::uint32_t num_tiles) const {
+  const std::int32_t num_sms =
+      o.num_sms == 0 ? engine_->num_sms() : std::min(o.num_sms, engine_->num_sms());
   const std::uint32_t clusters = static_cast<std::uint32_t>(num_sms) / slot.cluster;
   if (clusters == 0) [[unlikely]] {
-    throw Error(Status::kInvalidArgument,
-                fmt::format("num_sms must be at least the {} CTAs of a cluster of tile {}, got {}: allow more "
-                            "SMs, or create the plan with a tile of smaller clusters",
-                            slot.cluster, jit::describe(slot.interval.tile), num_sms));
+    throw Error(
+        Status::kInvalidArgument,
+        fmt::format(
+            "num_sms must be at least the {} CTAs of a cluster of tile {}, got {}: allow more "
+            "SMs, or create the plan with a tile of smaller clusters",
+            slot.cluster, jit::describe(slot.interval.tile), num_sms));
   }
   return std::min(clusters, num_tiles) * slot.cluster;
 }
@@ -140,10 +149,12 @@ void Plan::launch(const kiln_operands& o, CUstream stream) const {
   const Slot& slot = slot_for(o.m);
   const std::int64_t num_tiles = jit::ceil_div(o.m, slot.rows_per_tile) * slot.tiles_n;
   if (num_tiles > std::numeric_limits<std::int32_t>::max()) [[unlikely]] {
-    throw Error(Status::kInvalidArgument,
-                fmt::format("m must give at most 2^31-1 tiles of {} in D, got m = {} with {} tiles: split M "
-                            "over several launches",
-                            jit::describe(slot.interval.tile), o.m, num_tiles));
+    throw Error(
+        Status::kInvalidArgument,
+        fmt::format(
+            "m must give at most 2^31-1 tiles of {} in D, got m = {} with {} tiles: split M "
+            "over several launches",
+            jit::describe(slot.interval.tile), o.m, num_tiles));
   }
   const std::uint32_t ctas = num_ctas(slot, o, static_cast<std::uint32_t>(num_tiles));
   const LoadedKernel& kernel = ready_kernel(slot, stream);
@@ -153,10 +164,11 @@ void Plan::launch(const kiln_operands& o, CUstream stream) const {
   device::GemmParams params{};
   encode_fp8(driver, "a", {o.a, o.m, problem_.k, o.lda}, slot.a_box_rows, &params.a);
   encode_fp8(driver, "b", {o.b, problem_.n, problem_.k, o.ldb}, slot.b_box_rows, &params.b);
-  encode_output(driver, {o.d, o.m, problem_.n, o.ldd}, jit::element_bytes(problem_.out), slot.d_chunk_bytes,
-                &params.d);
+  encode_output(driver, {o.d, o.m, problem_.n, o.ldd}, jit::element_bytes(problem_.out),
+                slot.d_chunk_bytes, &params.d);
   if (problem_.sfa_major == jit::ScaleMajor::kM) {
-    encode_scales(driver, {o.sfa, jit::scale_blocks(problem_.k), o.m, o.ld_sfa}, slot.sfa_box_cols, &params.sfa);
+    encode_scales(driver, {o.sfa, jit::scale_blocks(problem_.k), o.m, o.ld_sfa}, slot.sfa_box_cols,
+                  &params.sfa);
   }
   params.sfa_rows = o.sfa;
   params.ld_sfa = o.ld_sfa;

@@ -53,7 +53,8 @@ class Plan {
   void check(const kiln_operands& operands) const;
   const LoadedKernel& ready_kernel(const Slot& slot, CUstream stream) const;
   void publish(const jit::Tile& tile, const LoadedKernel& kernel) const;
-  std::uint32_t num_ctas(const Slot& slot, const kiln_operands& operands, std::uint32_t num_tiles) const;
+  std::uint32_t num_ctas(const Slot& slot, const kiln_operands& operands,
+                         std::uint32_t num_tiles) const;
 
   std::shared_ptr<Engine> engine_;
   jit::Problem problem_;

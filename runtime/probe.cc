@@ -7,7 +7,8 @@
 namespace kiln::runtime {
 namespace {
 
-void probe_compiler(const jit::NvrtcSearch& search, const EngineHooks& hooks, kiln_probe_report* report) {
+void probe_compiler(const jit::NvrtcSearch& search, const EngineHooks& hooks,
+                    kiln_probe_report* report) {
   const jit::NvrtcLocation location = jit::locate_nvrtc(search);
   copy_text(location.path, report->compiler_path);
   report->compiler_major = location.major;
@@ -26,7 +27,8 @@ void probe_devices(const Driver& driver, kiln_probe_report* report) {
   for (int ordinal = 0; ordinal < report->device_count; ++ordinal) {
     const DeviceInfo info = query_device(driver, ordinal);
     if (!info.is_hopper()) {
-      others += fmt::format("{}{} (sm_{}{})", others.empty() ? "" : ", ", info.name, info.major, info.minor);
+      others += fmt::format("{}{} (sm_{}{})", others.empty() ? "" : ", ", info.name, info.major,
+                            info.minor);
       continue;
     }
     report->hopper_device = ordinal;
@@ -34,15 +36,19 @@ void probe_devices(const Driver& driver, kiln_probe_report* report) {
     copy_text(info.name, report->device_name);
     return;
   }
-  copy_text(others.empty() ? std::string("no CUDA device is visible: check CUDA_VISIBLE_DEVICES and nvidia-smi")
-                           : fmt::format("no device here is sm_90 (H100, H200, GH200), which Kiln's kernels need: {}",
-                                         others),
-            report->device_message);
+  copy_text(
+      others.empty()
+          ? std::string("no CUDA device is visible: check CUDA_VISIBLE_DEVICES and nvidia-smi")
+          : fmt::format(
+                "no device here is sm_90 (H100, H200, GH200), which Kiln's kernels need: {}",
+                others),
+      report->device_message);
 }
 
 }  // namespace
 
-void fill_probe_report(const jit::NvrtcSearch& search, const EngineHooks& hooks, kiln_probe_report* report) {
+void fill_probe_report(const jit::NvrtcSearch& search, const EngineHooks& hooks,
+                       kiln_probe_report* report) {
   report->hopper_device = -1;
   probe_compiler(search, hooks, report);
   try {

@@ -8,6 +8,7 @@
 namespace kiln::runtime {
 
 // Fills everything but struct_size and struct_version. A missing piece is a message, not an error.
-void fill_probe_report(const jit::NvrtcSearch& search, const EngineHooks& hooks, kiln_probe_report* report);
+void fill_probe_report(const jit::NvrtcSearch& search, const EngineHooks& hooks,
+                       kiln_probe_report* report);
 
 }  // namespace kiln::runtime

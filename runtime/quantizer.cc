@@ -55,11 +55,14 @@ void Quantizer::check(const kiln_quantize_operands& o) const {
 std::uint32_t Quantizer::num_ctas(const kiln_quantize_operands& o) const {
   const CtaShape cta = spec_.granularity == jit::ScaleGranularity::k1x128 ? kRowsCta : kBlockCta;
   const std::int64_t ctas = jit::ceil_div(o.rows, cta.rows) * jit::ceil_div(o.cols, cta.cols);
-  if (ctas <= std::numeric_limits<std::int32_t>::max()) [[likely]] return static_cast<std::uint32_t>(ctas);
-  throw Error(Status::kInvalidArgument,
-              fmt::format("rows x cols must give at most 2^31-1 CTAs of {} x {}, got {} x {}: split the rows "
-                          "over several calls",
-                          cta.rows, cta.cols, o.rows, o.cols));
+  if (ctas <= std::numeric_limits<std::int32_t>::max()) [[likely]]
+    return static_cast<std::uint32_t>(ctas);
+  throw Error(
+      Status::kInvalidArgument,
+      fmt::format(
+          "rows x cols must give at most 2^31-1 CTAs of {} x {}, got {} x {}: split the rows "
+          "over several calls",
+          cta.rows, cta.cols, o.rows, o.cols));
 }
 
 void Quantizer::launch(const kiln_quantize_operands& o, CUstream stream) const {
@@ -73,8 +76,8 @@ void Quantizer::launch(const kiln_quantize_operands& o, CUstream stream) const {
     kernel_.store(kernel, std::memory_order_release);
   }
   const ContextScope scope(gpu.driver(), gpu.context());
-  const device::QuantizeParams params{o.in,     o.out,    o.scales, o.ld_in,
-                                      o.ld_out, o.ld_scales, o.rows, o.cols};
+  const device::QuantizeParams params{o.in,     o.out,       o.scales, o.ld_in,
+                                      o.ld_out, o.ld_scales, o.rows,   o.cols};
   kernel->launch(ctas, &params, stream);
 }
 

@@ -29,7 +29,8 @@ struct Format {
 
 void encode(const Driver& driver, const char* name, const MatrixView& view, const Format& format,
             device::TensorMap* map) {
-  const cuuint64_t extents[] = {static_cast<cuuint64_t>(view.cols), static_cast<cuuint64_t>(view.rows)};
+  const cuuint64_t extents[] = {static_cast<cuuint64_t>(view.cols),
+                                static_cast<cuuint64_t>(view.rows)};
   const cuuint64_t strides_bytes[] = {static_cast<cuuint64_t>(view.stride) * format.element_bytes};
   const cuuint32_t box[] = {format.box_cols, format.box_rows};
   const cuuint32_t element_strides[] = {1, 1};
@@ -38,20 +39,21 @@ void encode(const Driver& driver, const char* name, const MatrixView& view, cons
       strides_bytes, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, format.swizzle,
       format.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result == CUDA_SUCCESS) return;
-  throw Error(Status::kInvalidArgument,
-              fmt::format("{}: the driver accepts no tensor map for {} rows of {} elements, {} apart, at "
-                          "{} (cuTensorMapEncodeTiled: {}): check the address and the stride",
-                          name, view.rows, view.cols, view.stride, view.address,
-                          driver.error_text(result)));
+  throw Error(
+      Status::kInvalidArgument,
+      fmt::format("{}: the driver accepts no tensor map for {} rows of {} elements, {} apart, at "
+                  "{} (cuTensorMapEncodeTiled: {}): check the address and the stride",
+                  name, view.rows, view.cols, view.stride, view.address,
+                  driver.error_text(result)));
 }
 
 }  // namespace
 
-void encode_fp8(const Driver& driver, const char* name, const MatrixView& view, std::uint32_t box_rows,
-                device::TensorMap* map) {
+void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
+                std::uint32_t box_rows, device::TensorMap* map) {
   encode(driver, name, view,
-         Format{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, device::kBlockK, box_rows, swizzle_of(device::kBlockK),
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B},
+         Format{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, device::kBlockK, box_rows,
+                swizzle_of(device::kBlockK), CU_TENSOR_MAP_L2_PROMOTION_L2_256B},
          map);
 }
 
@@ -59,8 +61,8 @@ void encode_output(const Driver& driver, const MatrixView& view, std::int64_t el
                    std::uint32_t chunk_bytes, device::TensorMap* map) {
   const auto bytes = static_cast<std::uint32_t>(element_bytes);
   encode(driver, "d", view,
-         Format{bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32, bytes,
-                chunk_bytes / bytes, device::kStoreRows, swizzle_of(chunk_bytes),
+         Format{bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                bytes, chunk_bytes / bytes, device::kStoreRows, swizzle_of(chunk_bytes),
                 CU_TENSOR_MAP_L2_PROMOTION_NONE},
          map);
 }

@@ -25,12 +25,12 @@ struct MatrixView {
 
 // FP8 operand `name` ("a" or "b"): boxes of 128 bytes of K by box_rows, 128-byte swizzle. What lies
 // outside the matrix reads as zeros.
-void encode_fp8(const Driver& driver, const char* name, const MatrixView& view, std::uint32_t box_rows,
-                device::TensorMap* map);
+void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
+                std::uint32_t box_rows, device::TensorMap* map);
 
-// D, BF16 (element_bytes 2) or FP32 (4): boxes of chunk_bytes by kStoreRows, swizzled over the width
-// of the box; chunk_bytes as d_chunk_bytes() of templates/smem_layout.cuh gives it. Nothing is
-// stored outside the matrix.
+// D, BF16 (element_bytes 2) or FP32 (4): boxes of chunk_bytes by kStoreRows, swizzled over the
+// width of the box; chunk_bytes as d_chunk_bytes() of templates/smem_layout.cuh gives it. Nothing
+// is stored outside the matrix.
 void encode_output(const Driver& driver, const MatrixView& view, std::int64_t element_bytes,
                    std::uint32_t chunk_bytes, device::TensorMap* map);
 

@@ -1,5 +1,5 @@
-// The C boundary: struct sizes and versions, null pointers, errors as text, the environment, the log,
-// devices that are missing or not Hopper, and forked children.
+// The C boundary: struct sizes and versions, null pointers, errors as text, the environment, the
+// log, devices that are missing or not Hopper, and forked children.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,10 +15,11 @@ namespace {
 
 using runtime::Environment;
 
-kiln_status create(const FakeMachine& machine, const kiln_engine_options& options, const Environment& environment = {},
-                   EngineHandle* out = nullptr) {
+kiln_status create(const FakeMachine& machine, const kiln_engine_options& options,
+                   const Environment& environment = {}, EngineHandle* out = nullptr) {
   kiln_engine* engine = reinterpret_cast<kiln_engine*>(1);
-  const kiln_status status = runtime::create_engine(&options, environment, machine.hooks(), &engine);
+  const kiln_status status =
+      runtime::create_engine(&options, environment, machine.hooks(), &engine);
   CHECK((engine == nullptr) == (status != KILN_OK));
   EngineHandle owned(engine);
   if (out != nullptr) *out = std::move(owned);
@@ -53,12 +54,14 @@ TEST_CASE("every status has the name of its constant", "[runtime]") {
 TEST_CASE("the version is that of the header and the build is described", "[runtime]") {
   int32_t major = -1, minor = -1, patch = -1;
   kiln_version(&major, &minor, &patch);
-  CHECK((major == KILN_VERSION_MAJOR && minor == KILN_VERSION_MINOR && patch == KILN_VERSION_PATCH));
+  CHECK(
+      (major == KILN_VERSION_MAJOR && minor == KILN_VERSION_MINOR && patch == KILN_VERSION_PATCH));
   kiln_version(nullptr, nullptr, nullptr);
   CHECK(std::string(kiln_build_info()).find("templates ") != std::string::npos);
 }
 
-TEST_CASE("a failure's text belongs to its thread, outlives successes and can be copied out", "[runtime]") {
+TEST_CASE("a failure's text belongs to its thread, outlives successes and can be copied out",
+          "[runtime]") {
   CHECK(kiln_plan_prepare(nullptr, 0, 1) == KILN_ERROR_INVALID_ARGUMENT);
   const std::string text = kiln_last_error();
   CHECK(text == "plan must not be null");
@@ -180,9 +183,11 @@ TEST_CASE("each wrong field of a problem is refused by name and value", "[runtim
       {"n must be in", [](kiln_problem& p) { p.n = INT64_MAX; }},
       {"k must be a multiple of 16", [](kiln_problem& p) { p.k = 1000; }},
       {"k must be in", [](kiln_problem& p) { p.k = -128; }},
-      {"a_type must be KILN_TYPE_E4M3 (0) or KILN_TYPE_E5M2 (1), got 2", [](kiln_problem& p) { p.a_type = 2; }},
+      {"a_type must be KILN_TYPE_E4M3 (0) or KILN_TYPE_E5M2 (1), got 2",
+       [](kiln_problem& p) { p.a_type = 2; }},
       {"b_type must be", [](kiln_problem& p) { p.b_type = 257; }},
-      {"d_type must be KILN_TYPE_BF16 (2) or KILN_TYPE_F32 (3), got 0", [](kiln_problem& p) { p.d_type = 0; }},
+      {"d_type must be KILN_TYPE_BF16 (2) or KILN_TYPE_F32 (3), got 0",
+       [](kiln_problem& p) { p.d_type = 0; }},
       {"sfa_major must be", [](kiln_problem& p) { p.sfa_major = 2; }},
       {"accumulate must be 0 or 1, got 2", [](kiln_problem& p) { p.accumulate = 2; }},
       {"accumulate needs", [](kiln_problem& p) { p.accumulate = 1; }},
@@ -226,12 +231,16 @@ TEST_CASE("each wrong engine option is refused by name and value", "[runtime]") 
   using Options = kiln_engine_options;
   refused(KILN_ERROR_UNSUPPORTED, "arch must be 90", [](Options& o) { o.arch = 80; });
   refused(KILN_ERROR_UNSUPPORTED, "arch must be 90", [](Options& o) { o.arch = 0; });
-  refused(KILN_ERROR_INVALID_ARGUMENT, "num_sms must be in 1..1024", [](Options& o) { o.num_sms = 0; });
-  refused(KILN_ERROR_INVALID_ARGUMENT, "num_sms must be in 1..1024", [](Options& o) { o.num_sms = 1025; });
-  refused(KILN_ERROR_INVALID_ARGUMENT, "miss_policy must be", [](Options& o) { o.miss_policy = 4; });
+  refused(KILN_ERROR_INVALID_ARGUMENT, "num_sms must be in 1..1024",
+          [](Options& o) { o.num_sms = 0; });
+  refused(KILN_ERROR_INVALID_ARGUMENT, "num_sms must be in 1..1024",
+          [](Options& o) { o.num_sms = 1025; });
+  refused(KILN_ERROR_INVALID_ARGUMENT, "miss_policy must be",
+          [](Options& o) { o.miss_policy = 4; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "log_level must be", [](Options& o) { o.log_level = 6; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "reserved must be 0", [](Options& o) { o.reserved = 1; });
-  refused(KILN_ERROR_INVALID_ARGUMENT, "device must be an ordinal", [](Options& o) { o.device = -3; });
+  refused(KILN_ERROR_INVALID_ARGUMENT, "device must be an ordinal",
+          [](Options& o) { o.device = -3; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "num_sms must be 0 (all) or at most the 132 SMs",
           [](Options& o) { o.device = 0, o.num_sms = 133, o.arch = 0; });
   refused(KILN_ERROR_NO_DEVICE, "device must be an ordinal below the 1 CUDA device(s)",
@@ -320,7 +329,8 @@ TEST_CASE("the log goes to the callback, from the level asked for", "[runtime]")
   build(KILN_LOG_INFO);
   REQUIRE(lines.size() == 1);  // one line per build
   CHECK(lines[0].first == KILN_LOG_INFO);
-  for (const char* part : {"compiled dense 1d2d n=512 k=1024", "100 registers", "default choice", "ms"}) {
+  for (const char* part :
+       {"compiled dense 1d2d n=512 k=1024", "100 registers", "default choice", "ms"}) {
     CHECK(lines[0].second.find(part) != std::string::npos);
   }
 }
@@ -360,7 +370,8 @@ TEST_CASE("a missing driver, a broken one and an old one each say so", "[runtime
   CHECK(create(machine, options) == KILN_OK);
 }
 
-TEST_CASE("a GPU that is not Hopper is unsupported, by ordinal and as the current device", "[runtime]") {
+TEST_CASE("a GPU that is not Hopper is unsupported, by ordinal and as the current device",
+          "[runtime]") {
   FakeMachine machine;
   machine.cuda.device_count = 2;
   machine.cuda.devices[0] = {"Fake B200", 10, 0, 148};
@@ -391,11 +402,13 @@ TEST_CASE("an engine of the current context uses that context and never retains 
 TEST_CASE("two engines on two devices each load and launch in their own context", "[runtime]") {
   FakeMachine machine;
   machine.cuda.device_count = 2;
-  const EngineHandle engines[] = {make_engine(machine, quiet_options(0)), make_engine(machine, quiet_options(1))};
+  const EngineHandle engines[] = {make_engine(machine, quiet_options(0)),
+                                  make_engine(machine, quiet_options(1))};
   const PlanHandle plans[] = {make_plan(engines[0]), make_plan(engines[1])};
   const kiln_operands operands = good_operands();
   for (int round = 0; round < 3; ++round) {
-    for (const PlanHandle& plan : plans) CHECK(kiln_launch(plan.get(), &operands, nullptr) == KILN_OK);
+    for (const PlanHandle& plan : plans)
+      CHECK(kiln_launch(plan.get(), &operands, nullptr) == KILN_OK);
   }
   CHECK(machine.cuda.loaded_libraries == 2);
   CHECK(machine.cuda.launches == 6);

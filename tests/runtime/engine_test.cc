@@ -1,5 +1,5 @@
-// The central path with a fake compiler and a fake driver: who compiles, how often, and what a cache
-// that lies, is damaged or is away changes.
+// The central path with a fake compiler and a fake driver: who compiles, how often, and what a
+// cache that lies, is damaged or is away changes.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -67,7 +67,8 @@ TEST_CASE("a kernel is compiled once and then found in memory", "[runtime]") {
   CHECK_FALSE(first.info().from_disk);
 }
 
-TEST_CASE("sixteen threads and two engines on one directory compile each key exactly once", "[runtime]") {
+TEST_CASE("sixteen threads and two engines on one directory compile each key exactly once",
+          "[runtime]") {
   FakeMachine machine;
   const TempDir dir;
   machine.toolchain->delay_ms = 5;
@@ -134,7 +135,8 @@ TEST_CASE("a damaged entry is a miss, is compiled again and hits afterwards", "[
   CHECK(machine.toolchain->compiles == 2);
 }
 
-TEST_CASE("an entry whose META disagrees with the loaded kernel is rejected and compiled once", "[runtime]") {
+TEST_CASE("an entry whose META disagrees with the loaded kernel is rejected and compiled once",
+          "[runtime]") {
   FakeMachine machine;
   const TempDir dir;
   machine.toolchain->reported_registers = 90;  // the cubin itself has 100
@@ -160,8 +162,10 @@ TEST_CASE("an entry whose META disagrees with the loaded kernel is rejected and 
   }
 }
 
-TEST_CASE("a cubin that the driver refuses is compiled again, other load errors are not the entry's fault",
-          "[runtime]") {
+TEST_CASE(
+    "a cubin that the driver refuses is compiled again, other load errors are not the entry's "
+    "fault",
+    "[runtime]") {
   FakeMachine machine;
   const TempDir dir;
   Engine(machine.options(dir.path())).prepare(gemm_spec());
@@ -191,7 +195,8 @@ TEST_CASE("without a compiler kernels that are on disk still load, others say so
   Engine engine(options);
   CHECK(engine.kernel_for(gemm_spec()).info().from_disk);
   std::string message;
-  CHECK(status_of([&] { engine.kernel_for(gemm_spec(512, 128)); }, &message) == Status::kNoCompiler);
+  CHECK(status_of([&] { engine.kernel_for(gemm_spec(512, 128)); }, &message) ==
+        Status::kNoCompiler);
   CHECK(message.find("n=512 k=128") != std::string::npos);
   CHECK(message.find("the fake compiler is away") != std::string::npos);
   CHECK_FALSE(engine.key_for(gemm_spec()).empty());
@@ -218,7 +223,8 @@ TEST_CASE("a frozen engine also takes what another toolchain compiled", "[runtim
   Engine(machine.options(dir.path())).prepare(gemm_spec());
   machine.toolchain->fingerprint = "fake 1.3 build=def";
   EngineOptions options = machine.options(dir.path(), 0);
-  CHECK_FALSE(Engine(options).kernel_for(gemm_spec()).info().from_disk);  // may compile: its own alone
+  CHECK_FALSE(
+      Engine(options).kernel_for(gemm_spec()).info().from_disk);  // may compile: its own alone
   options.miss_policy = MissPolicy::kFrozen;
   machine.toolchain->fingerprint = "fake 1.4 build=123";
   CHECK(Engine(options).kernel_for(gemm_spec()).info().from_disk);
@@ -244,7 +250,8 @@ TEST_CASE("the key differs when any one field differs and when nothing else does
   vary([](jit::GemmSpec& s) { s.problem.a = jit::Fp8Type::kE5m2; });
   vary([](jit::GemmSpec& s) { s.problem.b = jit::Fp8Type::kE5m2; });
   vary([](jit::GemmSpec& s) { s.problem.out = jit::OutputType::kF32; });
-  vary([](jit::GemmSpec& s) { s.problem.out = jit::OutputType::kF32, s.problem.accumulate = true; });
+  vary(
+      [](jit::GemmSpec& s) { s.problem.out = jit::OutputType::kF32, s.problem.accumulate = true; });
   vary([](jit::GemmSpec& s) { s.problem.sfa_major = jit::ScaleMajor::kM; });
   vary([](jit::GemmSpec& s) { s.tile.block_m = 256; });
   vary([](jit::GemmSpec& s) { s.tile.block_n = 64; });
@@ -257,9 +264,15 @@ TEST_CASE("the key differs when any one field differs and when nothing else does
   for (const auto in : {jit::QuantizeInput::kBf16, jit::QuantizeInput::kF32}) {
     for (const auto out : {jit::Fp8Type::kE4m3, jit::Fp8Type::kE5m2}) {
       for (const bool power_of_two : {false, true}) {
-        add({jit::QuantizeSpec{in, out, jit::ScaleGranularity::k1x128, jit::ScaleMajor::kRow, power_of_two}, {}});
-        add({jit::QuantizeSpec{in, out, jit::ScaleGranularity::k1x128, jit::ScaleMajor::kM, power_of_two}, {}});
-        add({jit::QuantizeSpec{in, out, jit::ScaleGranularity::k128x128, jit::ScaleMajor::kRow, power_of_two}, {}});
+        add({jit::QuantizeSpec{in, out, jit::ScaleGranularity::k1x128, jit::ScaleMajor::kRow,
+                               power_of_two},
+             {}});
+        add({jit::QuantizeSpec{in, out, jit::ScaleGranularity::k1x128, jit::ScaleMajor::kM,
+                               power_of_two},
+             {}});
+        add({jit::QuantizeSpec{in, out, jit::ScaleGranularity::k128x128, jit::ScaleMajor::kRow,
+                               power_of_two},
+             {}});
       }
     }
   }
@@ -277,8 +290,10 @@ TEST_CASE("the key differs when any one field differs and when nothing else does
   CHECK(keys.count("") == 0);
 }
 
-TEST_CASE("the key does not depend on the cache directory, the working directory, the device or the engine",
-          "[runtime]") {
+TEST_CASE(
+    "the key does not depend on the cache directory, the working directory, the device or the "
+    "engine",
+    "[runtime]") {
   FakeMachine machine;
   machine.cuda.devices[0].num_sms = 78;
   const TempDir dir;
@@ -295,7 +310,8 @@ TEST_CASE("the key does not depend on the cache directory, the working directory
   std::filesystem::current_path(before);
 }
 
-TEST_CASE("an unusable or untrusted cache directory is a warning, and kernels are compiled", "[runtime]") {
+TEST_CASE("an unusable or untrusted cache directory is a warning, and kernels are compiled",
+          "[runtime]") {
   FakeMachine machine;
   const TempDir dir;
   std::vector<std::string> messages;
@@ -334,7 +350,8 @@ TEST_CASE("NVRTC is opened when the first key is needed, not before", "[runtime]
   CHECK(machine.toolchain->opened == 1);
 }
 
-TEST_CASE("libraries are loaded in the engine's context and unloaded with the engine", "[runtime]") {
+TEST_CASE("libraries are loaded in the engine's context and unloaded with the engine",
+          "[runtime]") {
   FakeMachine machine;
   {
     Engine engine(machine.options("", 0));

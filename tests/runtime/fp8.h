@@ -45,7 +45,8 @@ inline std::uint8_t encode_fp8(float value, const Fp8Format& f) {
   const double magnitude = std::fabs(static_cast<double>(value));
   const int smallest_exponent = 1 - f.bias;
   int exponent = smallest_exponent;
-  if (magnitude > 0 && std::isfinite(magnitude)) exponent = std::max(exponent, std::ilogb(magnitude));
+  if (magnitude > 0 && std::isfinite(magnitude))
+    exponent = std::max(exponent, std::ilogb(magnitude));
   const double unit = std::ldexp(1.0, exponent - f.mantissa_bits);
   double rounded = std::isfinite(magnitude) ? std::nearbyint(magnitude / unit) * unit : f.largest;
   rounded = std::min(rounded, f.largest);
@@ -57,7 +58,9 @@ inline std::uint8_t encode_fp8(float value, const Fp8Format& f) {
   return static_cast<std::uint8_t>(sign | biased << f.mantissa_bits | (significand & (hidden - 1)));
 }
 
-inline float bf16_to_float(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+inline float bf16_to_float(std::uint16_t bits) {
+  return std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
 
 // To the nearest, ties to even. For numbers, not NaN.
 inline std::uint16_t float_to_bf16(float value) {

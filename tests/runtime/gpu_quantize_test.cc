@@ -47,14 +47,16 @@ void check_cast(Gpu& gpu, const CastCase& test, float (*widen)(In), In (*narrow)
   const bool per_row = test.granularity == jit::ScaleGranularity::k1x128;
   const bool row_major = test.major == jit::ScaleMajor::kRow;
   const std::int64_t block_rows = per_row ? 1 : 128;
-  const std::int64_t scale_rows = jit::ceil_div(test.rows, block_rows), blocks = jit::scale_blocks(test.cols);
+  const std::int64_t scale_rows = jit::ceil_div(test.rows, block_rows),
+                     blocks = jit::scale_blocks(test.cols);
   PaddedMatrix<In> in(test.rows, test.cols, test.cols + 24);
   PaddedMatrix<std::uint8_t> out(test.rows, test.cols, test.cols + 16);
   PaddedMatrix<float> scales(row_major ? scale_rows : blocks, row_major ? blocks : scale_rows,
                              (row_major ? blocks : scale_rows) + 3);
   std::mt19937_64 random(static_cast<std::uint64_t>(test.rows * 1000 + test.cols));
   for (std::int64_t row = 0; row < test.rows; ++row)
-    for (std::int64_t col = 0; col < test.cols; ++col) in.at(row, col) = narrow(draw(random, row, col));
+    for (std::int64_t col = 0; col < test.cols; ++col)
+      in.at(row, col) = narrow(draw(random, row, col));
   in.to_device(gpu.device());
   out.to_device(gpu.device());
   scales.to_device(gpu.device());
@@ -95,11 +97,13 @@ void check_cast(Gpu& gpu, const CastCase& test, float (*widen)(In), In (*narrow)
           largest = std::fmax(largest, std::fabs(widen(in.at(row, col))));
       const float scale = scale_of(largest, test);
       const std::int64_t scale_row = first_row / block_rows;
-      wrong_scales += !same_bits(row_major ? scales.at(scale_row, block) : scales.at(block, scale_row), scale);
+      wrong_scales +=
+          !same_bits(row_major ? scales.at(scale_row, block) : scales.at(block, scale_row), scale);
       const float inverse = 1.0f / scale;
       for (std::int64_t row = first_row; row < end_row; ++row)
         for (std::int64_t col = block * 128; col < end_col; ++col)
-          wrong_values += out.at(row, col) != encode_fp8(widen(in.at(row, col)) * inverse, format_of(test.out));
+          wrong_values +=
+              out.at(row, col) != encode_fp8(widen(in.at(row, col)) * inverse, format_of(test.out));
     }
   }
   CHECK(wrong_scales == 0);
@@ -116,12 +120,17 @@ void check_shape(Gpu& gpu, std::int64_t rows, std::int64_t cols) {
   using enum jit::ScaleMajor;
   for (const auto out : {jit::Fp8Type::kE4m3, jit::Fp8Type::kE5m2}) {
     for (const bool power_of_two : {false, true}) {
-      for (const auto& [granularity, major] : {std::pair(k1x128, kRow), std::pair(k1x128, kM), std::pair(k128x128, kRow)}) {
-        INFO(rows << " x " << cols << " to " << jit::name(out) << (granularity == k1x128 ? " 1x128 " : " 128x128 ")
-                  << jit::name(major) << (power_of_two ? " power of two" : ""));
-        check_cast<std::uint16_t>(gpu, {jit::QuantizeInput::kBf16, out, granularity, major, power_of_two, rows, cols},
-                                  bf16_to_float, narrow_bf16);
-        check_cast<float>(gpu, {jit::QuantizeInput::kF32, out, granularity, major, power_of_two, rows, cols}, same, same);
+      for (const auto& [granularity, major] :
+           {std::pair(k1x128, kRow), std::pair(k1x128, kM), std::pair(k128x128, kRow)}) {
+        INFO(rows << " x " << cols << " to " << jit::name(out)
+                  << (granularity == k1x128 ? " 1x128 " : " 128x128 ") << jit::name(major)
+                  << (power_of_two ? " power of two" : ""));
+        check_cast<std::uint16_t>(
+            gpu, {jit::QuantizeInput::kBf16, out, granularity, major, power_of_two, rows, cols},
+            bf16_to_float, narrow_bf16);
+        check_cast<float>(
+            gpu, {jit::QuantizeInput::kF32, out, granularity, major, power_of_two, rows, cols},
+            same, same);
       }
     }
   }
@@ -129,7 +138,8 @@ void check_shape(Gpu& gpu, std::int64_t rows, std::int64_t cols) {
 
 }  // namespace
 
-TEST_CASE("casts to FP8 equal the host's bit for bit, scales too, with nothing written outside", "[gpu]") {
+TEST_CASE("casts to FP8 equal the host's bit for bit, scales too, with nothing written outside",
+          "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   for (const std::int64_t rows : {0, 1, 31, 33, 128, 300}) {
     for (const std::int64_t cols : {16, 128, 400, 1040}) check_shape(gpu, rows, cols);

@@ -7,11 +7,14 @@
 namespace kiln::test {
 namespace {
 
-std::int64_t pad(std::int64_t value, std::int64_t unit) { return jit::ceil_div(value, unit) * unit + unit; }
+std::int64_t pad(std::int64_t value, std::int64_t unit) {
+  return jit::ceil_div(value, unit) * unit + unit;
+}
 
 std::array<double, 256> decode_table(jit::Fp8Type type) {
   std::array<double, 256> table{};
-  for (std::size_t i = 0; i < 256; ++i) table[i] = decode_fp8(static_cast<std::uint8_t>(i), format_of(type));
+  for (std::size_t i = 0; i < 256; ++i)
+    table[i] = decode_fp8(static_cast<std::uint8_t>(i), format_of(type));
   return table;
 }
 const std::array<double, 256>& decoded(jit::Fp8Type type) {
@@ -23,7 +26,8 @@ const std::array<double, 256>& decoded(jit::Fp8Type type) {
 }  // namespace
 
 Gpu::Gpu(kiln_engine* engine)
-    : engine_(engine), stream_(std::make_unique<runtime::Stream>(runtime::engine_of(engine).device())) {}
+    : engine_(engine),
+      stream_(std::make_unique<runtime::Stream>(runtime::engine_of(engine).device())) {}
 
 const Gpu::Found& Gpu::found() {
   static const Found result = [] {
@@ -31,7 +35,8 @@ const Gpu::Found& Gpu::found() {
     kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
     kiln_engine* engine = nullptr;
     if (kiln_probe(nullptr, &report) != KILN_OK || report.hopper_device < 0) {
-      return Found{nullptr, std::string("no Hopper GPU: ") + report.driver_message + " " + report.device_message};
+      return Found{nullptr, std::string("no Hopper GPU: ") + report.driver_message + " " +
+                                report.device_message};
     }
     options.device = report.hopper_device;
     if (kiln_engine_create(&options, &engine) != KILN_OK) return Found{nullptr, kiln_last_error()};
@@ -43,12 +48,18 @@ const Gpu::Found& Gpu::found() {
 GemmData::GemmData(Gpu& gpu, const GemmCase& test)
     : a(test.m, test.problem.k, pad(test.problem.k, 16)),
       b(test.problem.n, test.problem.k, pad(test.problem.k, 16)),
-      sfa(test.problem.sfa_major == jit::ScaleMajor::kRow ? test.m : jit::scale_blocks(test.problem.k),
-          test.problem.sfa_major == jit::ScaleMajor::kRow ? jit::scale_blocks(test.problem.k) : test.m,
-          test.problem.sfa_major == jit::ScaleMajor::kRow ? jit::scale_blocks(test.problem.k) + 1 : pad(test.m, 4)),
-      sfb(jit::scale_blocks(test.problem.n), jit::scale_blocks(test.problem.k), jit::scale_blocks(test.problem.k) + 1),
-      d16(test.problem.out == jit::OutputType::kBf16 ? test.m : 0, test.problem.n, pad(test.problem.n, 8)),
-      d32(test.problem.out == jit::OutputType::kF32 ? test.m : 0, test.problem.n, pad(test.problem.n, 4)),
+      sfa(test.problem.sfa_major == jit::ScaleMajor::kRow ? test.m
+                                                          : jit::scale_blocks(test.problem.k),
+          test.problem.sfa_major == jit::ScaleMajor::kRow ? jit::scale_blocks(test.problem.k)
+                                                          : test.m,
+          test.problem.sfa_major == jit::ScaleMajor::kRow ? jit::scale_blocks(test.problem.k) + 1
+                                                          : pad(test.m, 4)),
+      sfb(jit::scale_blocks(test.problem.n), jit::scale_blocks(test.problem.k),
+          jit::scale_blocks(test.problem.k) + 1),
+      d16(test.problem.out == jit::OutputType::kBf16 ? test.m : 0, test.problem.n,
+          pad(test.problem.n, 8)),
+      d32(test.problem.out == jit::OutputType::kF32 ? test.m : 0, test.problem.n,
+          pad(test.problem.n, 4)),
       c(test.problem.accumulate ? test.m : 0, test.problem.n, test.problem.n),
       gpu_(gpu),
       test_(test),
@@ -60,7 +71,9 @@ GemmData::~GemmData() { kiln_plan_destroy(plan_); }
 // below 2^11. Scales are powers of two, so that the sums over blocks stay multiples of 1/16 below
 // 2^20: exact in FP32.
 void GemmData::fill_exact() {
-  const auto integer = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); };
+  const auto integer = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(random_);
+  };
   const auto fill = [&](PaddedMatrix<std::uint8_t>& matrix, jit::Fp8Type type) {
     for (std::int64_t row = 0; row < matrix.rows(); ++row)
       for (std::int64_t col = 0; col < matrix.cols(); ++col)
@@ -68,14 +81,16 @@ void GemmData::fill_exact() {
   };
   const auto fill_scales = [&](PaddedMatrix<float>& matrix) {
     for (std::int64_t row = 0; row < matrix.rows(); ++row)
-      for (std::int64_t col = 0; col < matrix.cols(); ++col) matrix.at(row, col) = std::ldexp(1.0f, integer(-2, 1));
+      for (std::int64_t col = 0; col < matrix.cols(); ++col)
+        matrix.at(row, col) = std::ldexp(1.0f, integer(-2, 1));
   };
   fill(a, test_.problem.a);
   fill(b, test_.problem.b);
   fill_scales(sfa);
   fill_scales(sfb);
   for (std::int64_t row = 0; row < c.rows(); ++row)
-    for (std::int64_t col = 0; col < c.cols(); ++col) c.at(row, col) = static_cast<float>(integer(-50, 50));
+    for (std::int64_t col = 0; col < c.cols(); ++col)
+      c.at(row, col) = static_cast<float>(integer(-50, 50));
 }
 
 void GemmData::fill_random() {
@@ -214,15 +229,16 @@ double GemmData::difference() const {
   return xx + yy == 0 ? 0 : 1 - 2 * xy / (xx + yy);
 }
 
-// The tensor core truncates each partial sum to about 13 bits behind the largest product; BF16 rounds
-// once more to 8 bits.
+// The tensor core truncates each partial sum to about 13 bits behind the largest product; BF16
+// rounds once more to 8 bits.
 std::int64_t GemmData::elements_out_of_bounds() const {
   std::int64_t count = 0;
   for (std::int64_t row = 0; row < test_.m; ++row) {
     for (std::int64_t col = 0; col < test_.problem.n; ++col) {
       double magnitude = 0;
       const double x = reference(row, col, &magnitude);
-      const double bound = magnitude * std::ldexp(1.0, -10) + (is_bf16() ? std::fabs(x) * std::ldexp(1.0, -8) : 0);
+      const double bound =
+          magnitude * std::ldexp(1.0, -10) + (is_bf16() ? std::fabs(x) * std::ldexp(1.0, -8) : 0);
       count += !(std::fabs(x - result(row, col)) <= bound);
     }
   }

@@ -1,5 +1,5 @@
-// For the tests on a real GPU: the device, or the reason for a skip; operands with poisoned padding;
-// and a reference on the host in double precision.
+// For the tests on a real GPU: the device, or the reason for a skip; operands with poisoned
+// padding; and a reference on the host in double precision.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ namespace kiln::test {
 // and NVRTC), and a stream. One per process.
 class Gpu {
  public:
-  // Null without a usable GPU; skip_reason() then says why. With KILN_REQUIRE_GPU=1 that is a failure.
+  // Null without a usable GPU; skip_reason() then says why. With KILN_REQUIRE_GPU=1 that is a
+  // failure.
   static Gpu* get() { return found().gpu.get(); }
   static const std::string& skip_reason() { return found().reason; }
 
@@ -42,14 +43,14 @@ class Gpu {
 };
 
 // Begins a test case that needs a GPU; `gpu` is then a Gpu&.
-#define KILN_REQUIRE_GPU_OR_SKIP(gpu)                                              \
-  if (::kiln::test::Gpu::get() == nullptr) {                                       \
-    const char* const required = std::getenv("KILN_REQUIRE_GPU");                  \
-    if (required != nullptr && std::string(required) == "1") {                     \
-      FAIL("KILN_REQUIRE_GPU=1, but " << ::kiln::test::Gpu::skip_reason());        \
-    }                                                                              \
-    KILN_SKIP(::kiln::test::Gpu::skip_reason());                                   \
-  }                                                                                \
+#define KILN_REQUIRE_GPU_OR_SKIP(gpu)                                       \
+  if (::kiln::test::Gpu::get() == nullptr) {                                \
+    const char* const required = std::getenv("KILN_REQUIRE_GPU");           \
+    if (required != nullptr && std::string(required) == "1") {              \
+      FAIL("KILN_REQUIRE_GPU=1, but " << ::kiln::test::Gpu::skip_reason()); \
+    }                                                                       \
+    KILN_SKIP(::kiln::test::Gpu::skip_reason());                            \
+  }                                                                         \
   ::kiln::test::Gpu& gpu = *::kiln::test::Gpu::get()
 
 #define KILN_CHECK_OK(call)       \
@@ -68,13 +69,18 @@ template <class T>
 class PaddedMatrix {
  public:
   PaddedMatrix(std::int64_t rows, std::int64_t cols, std::int64_t stride)
-      : rows_(rows), cols_(cols), stride_(stride),
-        bytes_(2 * kGuardBytes + static_cast<std::size_t>(rows * stride) * sizeof(T), std::byte{kPoison}) {}
+      : rows_(rows),
+        cols_(cols),
+        stride_(stride),
+        bytes_(2 * kGuardBytes + static_cast<std::size_t>(rows * stride) * sizeof(T),
+               std::byte{kPoison}) {}
 
   T& at(std::int64_t row, std::int64_t col) {
     return reinterpret_cast<T*>(bytes_.data() + kGuardBytes)[row * stride_ + col];
   }
-  const T& at(std::int64_t row, std::int64_t col) const { return const_cast<PaddedMatrix*>(this)->at(row, col); }
+  const T& at(std::int64_t row, std::int64_t col) const {
+    return const_cast<PaddedMatrix*>(this)->at(row, col);
+  }
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
   std::int64_t stride() const { return stride_; }
@@ -95,7 +101,8 @@ class PaddedMatrix {
     count(0, kGuardBytes);
     for (std::int64_t row = 0; row < rows_; ++row) {
       const std::size_t begin = kGuardBytes + static_cast<std::size_t>(row * stride_) * sizeof(T);
-      count(begin + static_cast<std::size_t>(cols_) * sizeof(T), begin + static_cast<std::size_t>(stride_) * sizeof(T));
+      count(begin + static_cast<std::size_t>(cols_) * sizeof(T),
+            begin + static_cast<std::size_t>(stride_) * sizeof(T));
     }
     count(bytes_.size() - kGuardBytes, bytes_.size());
     return bad == 0;
@@ -133,7 +140,8 @@ class GemmData {
   // The next result: waits, downloads D and returns whether nothing around it was written.
   bool download();
 
-  // Elements of D that differ from the exact sum, rounded once (0 and -0 are equal). For fill_exact().
+  // Elements of D that differ from the exact sum, rounded once (0 and -0 are equal). For
+  // fill_exact().
   std::int64_t mismatches() const;
   // 1 - 2<x,y>/(<x,x>+<y,y>), and the number of elements outside their bound. For fill_random().
   double difference() const;
@@ -146,7 +154,7 @@ class GemmData {
   PaddedMatrix<float> sfa, sfb;
   PaddedMatrix<std::uint16_t> d16;  // one of the two is empty
   PaddedMatrix<float> d32;
-  PaddedMatrix<float> c;            // D before the launch
+  PaddedMatrix<float> c;  // D before the launch
 
   ~GemmData();
   GemmData(const GemmData&) = delete;

@@ -48,7 +48,8 @@ std::vector<jit::Tile> sample_of(const std::vector<jit::Tile>& tiles, std::size_
   std::vector<jit::Tile> sample;
   const std::size_t step = std::max<std::size_t>(1, tiles.size() / at_most);
   for (std::size_t i = 0; i < tiles.size(); i += step) sample.push_back(tiles[i]);
-  for (const auto& [cluster_m, cluster_n] : {std::pair(2, 1), std::pair(1, 2), std::pair(2, 2), std::pair(4, 1)}) {
+  for (const auto& [cluster_m, cluster_n] :
+       {std::pair(2, 1), std::pair(1, 2), std::pair(2, 2), std::pair(4, 1)}) {
     jit::Tile tile;
     tile.cluster_m = cluster_m;
     tile.cluster_n = cluster_n;
@@ -81,7 +82,8 @@ Function* driver_call(const Gpu& gpu, const char* name) {
 
 TEST_CASE("small integers give exactly the right bits for every M around the tile edges", "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
-  for (const std::int64_t m : {0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 1000, 2049}) {
+  for (const std::int64_t m :
+       {0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 1000, 2049}) {
     check_exact(gpu, {problem_of(576, 512), m, {}, static_cast<std::uint64_t>(m)});
   }
 }
@@ -138,7 +140,8 @@ TEST_CASE("every tile of the menu is exact", "[.][all-tiles]") {
   check_tiles(gpu, 100'000);
 }
 
-TEST_CASE("the same operands give the same bits on every repeat and on any number of SMs", "[gpu]") {
+TEST_CASE("the same operands give the same bits on every repeat and on any number of SMs",
+          "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   for (const std::int64_t m : {3, 200, 2500}) {
     GemmData data(gpu, {problem_of(1544, 2064), m});
@@ -156,7 +159,8 @@ TEST_CASE("the same operands give the same bits on every repeat and on any numbe
   }
 }
 
-TEST_CASE("launches back to back, also with programmatic launch, each see the one before", "[gpu]") {
+TEST_CASE("launches back to back, also with programmatic launch, each see the one before",
+          "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   jit::Problem problem = problem_of(264, 512);
   problem.out = jit::OutputType::kF32;
@@ -192,8 +196,10 @@ TEST_CASE("a NaN in a row of A makes that row NaN and touches no other", "[gpu]"
     for (std::int64_t row = 0; row < 130; ++row) {
       for (std::int64_t col = 0; col < 136; ++col) {
         const double got = data.result(row, col);
-        wrong += row == bad_row ? !std::isnan(got)
-                                : got != bf16_to_float(float_to_bf16(static_cast<float>(data.reference(row, col))));
+        wrong +=
+            row == bad_row
+                ? !std::isnan(got)
+                : got != bf16_to_float(float_to_bf16(static_cast<float>(data.reference(row, col))));
       }
     }
     CHECK(wrong == 0);
@@ -204,18 +210,22 @@ TEST_CASE("operands and results of more than 2^31 elements are addressed right",
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   constexpr std::int64_t kM = 70'000, kN = 32'768, kK = 128, kLda = 32'768;
   static_assert(kM * kN > std::int64_t{1} << 31 && kM * kLda > std::int64_t{1} << 31);
-  if (gpu.device().info().memory_bytes < std::int64_t{12} << 30) KILN_SKIP("the GPU has less than 12 GiB");
+  if (gpu.device().info().memory_bytes < std::int64_t{12} << 30)
+    KILN_SKIP("the GPU has less than 12 GiB");
   // A row m of A holds the one value of m, so that its row of D is known.
   const auto value = [](std::int64_t row) { return static_cast<float>(row % 7 - 3); };
   const runtime::Device& device = gpu.device();
   runtime::DeviceBuffer a(device, kM * kLda), d(device, kM * kN * 2);
   a.fill(kPoison, gpu.stream());
   gpu.synchronize();
-  for (const std::int64_t row : {std::int64_t{0}, std::int64_t{1}, std::int64_t{65'535}, std::int64_t{65'536}, kM - 1}) {
-    const std::vector<std::byte> bytes(kK, static_cast<std::byte>(encode_fp8(value(row), kE4m3Format)));
+  for (const std::int64_t row :
+       {std::int64_t{0}, std::int64_t{1}, std::int64_t{65'535}, std::int64_t{65'536}, kM - 1}) {
+    const std::vector<std::byte> bytes(kK,
+                                       static_cast<std::byte>(encode_fp8(value(row), kE4m3Format)));
     a.upload(bytes, static_cast<std::size_t>(row * kLda));
   }
-  const auto b = runtime::DeviceBuffer::of(device, std::vector<std::uint8_t>(kN * kK, encode_fp8(1, kE4m3Format)));
+  const auto b = runtime::DeviceBuffer::of(
+      device, std::vector<std::uint8_t>(kN * kK, encode_fp8(1, kE4m3Format)));
   const auto sfa = runtime::DeviceBuffer::of(device, std::vector<float>(kM, 1.0f));
   const auto sfb = runtime::DeviceBuffer::of(device, std::vector<float>(kN / 128, 1.0f));
   kiln_problem problem = KILN_PROBLEM_INIT;
@@ -237,7 +247,8 @@ TEST_CASE("operands and results of more than 2^31 elements are addressed right",
   KILN_CHECK_OK(kiln_launch(plan, &o, gpu.stream()));
   gpu.synchronize();
   kiln_plan_destroy(plan);
-  for (const std::int64_t row : {std::int64_t{0}, std::int64_t{1}, std::int64_t{65'535}, std::int64_t{65'536}, kM - 1}) {
+  for (const std::int64_t row :
+       {std::int64_t{0}, std::int64_t{1}, std::int64_t{65'535}, std::int64_t{65'536}, kM - 1}) {
     std::vector<std::uint16_t> got(kN);
     d.download(std::as_writable_bytes(std::span(got)), static_cast<std::size_t>(row * kN * 2));
     const std::uint16_t expected = float_to_bf16(value(row) * kK);
@@ -245,18 +256,22 @@ TEST_CASE("operands and results of more than 2^31 elements are addressed right",
   }
 }
 
-TEST_CASE("prepared launches are captured, misses are NOT_READY and leave the capture valid", "[gpu]") {
+TEST_CASE("prepared launches are captured, misses are NOT_READY and leave the capture valid",
+          "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
-  const auto begin = driver_call<CUresult(CUstream, CUstreamCaptureMode)>(gpu, "cuStreamBeginCapture_v2");
+  const auto begin =
+      driver_call<CUresult(CUstream, CUstreamCaptureMode)>(gpu, "cuStreamBeginCapture_v2");
   const auto end = driver_call<CUresult(CUstream, CUgraph*)>(gpu, "cuStreamEndCapture");
-  const auto instantiate = driver_call<CUresult(CUgraphExec*, CUgraph, unsigned long long)>(gpu, "cuGraphInstantiateWithFlags");
+  const auto instantiate = driver_call<CUresult(CUgraphExec*, CUgraph, unsigned long long)>(
+      gpu, "cuGraphInstantiateWithFlags");
   const auto launch_graph = driver_call<CUresult(CUgraphExec, CUstream)>(gpu, "cuGraphLaunch");
   GemmData ready(gpu, {problem_of(264, 512), 100}), missing(gpu, {problem_of(280, 528), 100});
   GemmData loaded_meanwhile(gpu, {problem_of(296, 544), 100});
   ready.fill_exact();
   ready.upload();
   KILN_CHECK_OK(kiln_plan_prepare(ready.plan(), 100, 100));
-  for (const auto mode : {CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, CU_STREAM_CAPTURE_MODE_RELAXED}) {
+  for (const auto mode : {CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+                          CU_STREAM_CAPTURE_MODE_RELAXED}) {
     const runtime::ContextScope scope(gpu.device().driver(), gpu.device().context());
     CUgraph graph = nullptr;
     CUgraphExec executable = nullptr;
@@ -264,7 +279,8 @@ TEST_CASE("prepared launches are captured, misses are NOT_READY and leave the ca
     const kiln_operands good = ready.operands(), miss = missing.operands();
     CHECK(kiln_launch(ready.plan(), &good, gpu.stream()) == KILN_OK);
     CHECK(kiln_launch(missing.plan(), &miss, gpu.stream()) == KILN_ERROR_NOT_READY);
-    // The capture of a non-blocking stream cannot be seen from here, and loading does not disturb it.
+    // The capture of a non-blocking stream cannot be seen from here, and loading does not disturb
+    // it.
     CHECK(kiln_plan_prepare(loaded_meanwhile.plan(), 100, 100) == KILN_OK);
     REQUIRE(end(gpu.stream(), &graph) == CUDA_SUCCESS);
     REQUIRE(instantiate(&executable, graph, 0) == CUDA_SUCCESS);

@@ -22,7 +22,8 @@ using namespace kiln;
 
 void check(kiln_status status, const char* what) {
   if (status == KILN_OK) return;
-  std::fprintf(stderr, "launch_bench: %s: %s: %s\n", what, kiln_status_string(status), kiln_last_error());
+  std::fprintf(stderr, "launch_bench: %s: %s: %s\n", what, kiln_status_string(status),
+               kiln_last_error());
   std::exit(1);
 }
 
@@ -62,8 +63,11 @@ runtime::LoadedKernel load_empty_kernel(const runtime::Engine& engine) {
   jit::Source source;
   source.program_name = "kiln_empty.cu";
   source.entry = "kiln_empty";
-  source.text = "#include \"params.cuh\"\nextern \"C\" __global__ void kiln_empty(const __grid_constant__ GemmParams p) {}\n";
-  const auto compiler = jit::open_nvrtc(runtime::nvrtc_search(nullptr, runtime::Environment::read()));
+  source.text =
+      "#include \"params.cuh\"\nextern \"C\" __global__ void kiln_empty(const __grid_constant__ "
+      "GemmParams p) {}\n";
+  const auto compiler =
+      jit::open_nvrtc(runtime::nvrtc_search(nullptr, runtime::Environment::read()));
   jit::CompiledKernel compiled = compiler->compile(source);
   cache::Entry entry;
   entry.description = entry.kernel_name = source.entry;
@@ -79,7 +83,8 @@ void bench_launch(kiln_engine* engine, bool m_major) {
   const runtime::Device& gpu = internals.device();
   const runtime::Stream stream(gpu);
   constexpr std::int64_t kM = 64, kN = 512, kK = 512;
-  const runtime::DeviceBuffer a(gpu, kM * kK), b(gpu, kN * kK), d(gpu, kM * kN * 2), sfa(gpu, kM * 16), sfb(gpu, 64);
+  const runtime::DeviceBuffer a(gpu, kM * kK), b(gpu, kN * kK), d(gpu, kM * kN * 2),
+      sfa(gpu, kM * 16), sfb(gpu, 64);
   kiln_problem problem = KILN_PROBLEM_INIT;
   problem.n = kN;
   problem.k = kK;
@@ -109,13 +114,18 @@ void bench_launch(kiln_engine* engine, bool m_major) {
   config.blockDimX = 128;
   config.blockDimY = config.blockDimZ = 1;
   config.hStream = stream.get();
-  const Times bare = time_launches(
-      stream, [&] { driver.check(driver.cuLaunchKernelEx(&config, empty.function(), arguments, nullptr), "cuLaunchKernelEx"); });
-  const Times ours = time_launches(stream, [&] { check(kiln_launch(plan, &o, stream.get()), "kiln_launch"); });
-  std::printf("launch, %s SFA: kiln_launch %.2f us (p10 %.2f, p90 %.2f), bare cuLaunchKernelEx %.2f us (p10 %.2f, p90 %.2f), "
-              "difference of medians %.2f us (at most 1.5)\n",
-              m_major ? "M-major" : "row-major", ours.median, ours.p10, ours.p90, bare.median, bare.p10, bare.p90,
-              ours.median - bare.median);
+  const Times bare = time_launches(stream, [&] {
+    driver.check(driver.cuLaunchKernelEx(&config, empty.function(), arguments, nullptr),
+                 "cuLaunchKernelEx");
+  });
+  const Times ours =
+      time_launches(stream, [&] { check(kiln_launch(plan, &o, stream.get()), "kiln_launch"); });
+  std::printf(
+      "launch, %s SFA: kiln_launch %.2f us (p10 %.2f, p90 %.2f), bare cuLaunchKernelEx %.2f us "
+      "(p10 %.2f, p90 %.2f), "
+      "difference of medians %.2f us (at most 1.5)\n",
+      m_major ? "M-major" : "row-major", ours.median, ours.p10, ours.p90, bare.median, bare.p10,
+      bare.p90, ours.median - bare.median);
   kiln_plan_destroy(plan);
 }
 
@@ -135,7 +145,8 @@ void bench_hit(int device) {
       jit::Problem problem;
       problem.n = 4096;
       problem.k = 7168 + 128 * i;
-      const jit::KernelSpec spec{jit::GemmSpec{problem, jit::choose_tile(problem, 4096, internals.machine())}, {}};
+      const jit::KernelSpec spec{
+          jit::GemmSpec{problem, jit::choose_tile(problem, 4096, internals.machine())}, {}};
       const double begin = now_us();
       const auto& kernel = internals.kernel_for(spec);
       if (i == 1 && round > 0 && kernel.info().from_disk) times.push_back(now_us() - begin);
@@ -148,8 +159,8 @@ void bench_hit(int device) {
     std::exit(1);
   }
   const Times hit = summarise(std::move(times));
-  std::printf("hit, from disk to loaded kernel: %.2f ms (p10 %.2f, p90 %.2f; at most 3)\n", hit.median * 1e-3, hit.p10 * 1e-3,
-              hit.p90 * 1e-3);
+  std::printf("hit, from disk to loaded kernel: %.2f ms (p10 %.2f, p90 %.2f; at most 3)\n",
+              hit.median * 1e-3, hit.p10 * 1e-3, hit.p90 * 1e-3);
 }
 
 }  // namespace
@@ -158,8 +169,8 @@ int main() {
   kiln_probe_report report = KILN_PROBE_REPORT_INIT;
   check(kiln_probe(nullptr, &report), "kiln_probe");
   if (report.hopper_device < 0 || !report.has_compiler) {
-    std::fprintf(stderr, "launch_bench: needs a Hopper GPU and NVRTC: %s %s %s\n", report.driver_message,
-                 report.device_message, report.compiler_message);
+    std::fprintf(stderr, "launch_bench: needs a Hopper GPU and NVRTC: %s %s %s\n",
+                 report.driver_message, report.device_message, report.compiler_message);
     return 1;
   }
   kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;

@@ -31,7 +31,8 @@ bool forbid_system_calls() {
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   const sock_fprog program{sizeof(rules) / sizeof(rules[0]), rules};
-  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
 }
 
 kiln_plan* make_ready_plan() {
@@ -40,7 +41,8 @@ kiln_plan* make_ready_plan() {
   options.cache_dir = options.cache_path = "";
   kiln_problem problem = KILN_PROBLEM_INIT;
   problem.n = problem.k = 1024;
-  const auto hooks = kiln::test::fake_hooks(std::make_shared<kiln::test::FakeToolchain>(), kiln::test::fake_cuda_path());
+  const auto hooks = kiln::test::fake_hooks(std::make_shared<kiln::test::FakeToolchain>(),
+                                            kiln::test::fake_cuda_path());
   kiln_engine* engine = nullptr;
   kiln_plan* plan = nullptr;
   if (kiln::runtime::create_engine(&options, {}, hooks, &engine) != KILN_OK ||

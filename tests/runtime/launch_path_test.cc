@@ -1,8 +1,9 @@
 // What a launch of a ready kernel does not do: allocate, lock, or make system calls of its own.
 //
 // The allocator and the lock functions are replaced in this program and count what they are asked
-// while a scope is watched; system calls are forbidden by a seccomp filter in launch_loop. Each way of
-// measuring is first shown to notice an offence. The fake driver does none of these things itself.
+// while a scope is watched; system calls are forbidden by a seccomp filter in launch_loop. Each way
+// of measuring is first shown to notice an offence. The fake driver does none of these things
+// itself.
 #include <dlfcn.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -96,7 +97,8 @@ std::pair<int, int> watch(Body&& body) {
   return {allocations, locks};
 }
 
-// Exit status of launch_loop, which is a program of its own because a forked child may not use Kiln.
+// Exit status of launch_loop, which is a program of its own because a forked child may not use
+// Kiln.
 int run_launch_loop(const char* mode) {
   const std::string command = std::string(KILN_LAUNCH_LOOP) + " " + mode;
   const int status = std::system(command.c_str());
@@ -164,7 +166,8 @@ TEST_CASE("a launch of a ready kernel makes no system call of its own", "[runtim
   CHECK(run_launch_loop("launch") == 0);
 }
 
-TEST_CASE("engine, plans and cache keep less than 16 MiB of host memory for DeepSeek-V3", "[runtime]") {
+TEST_CASE("engine, plans and cache keep less than 16 MiB of host memory for DeepSeek-V3",
+          "[runtime]") {
   std::ifstream file(KILN_SHAPES_DIR "/deepseek-v3.json");
   const nlohmann::json shapes = nlohmann::json::parse(file);
   FakeMachine machine;
@@ -192,7 +195,8 @@ TEST_CASE("engine, plans and cache keep less than 16 MiB of host memory for Deep
   CHECK(machine.toolchain->compiles >= static_cast<int>(plans.size()));
   CHECK(kept > 10'000);  // the measure sees the plans
   CHECK(kept < (std::size_t{16} << 20));
-  WARN(machine.toolchain->compiles << " kernels of " << plans.size() << " problems keep " << kept / 1024 << " KiB");
+  WARN(machine.toolchain->compiles << " kernels of " << plans.size() << " problems keep "
+                                   << kept / 1024 << " KiB");
 }
 
 }  // namespace kiln::test

@@ -42,7 +42,8 @@ struct LaunchFixture : FakeMachine {
   PlanHandle plan;
 };
 
-kiln_tile tile_of(int block_m, int block_n, int warpgroups_m, int warpgroups_n, int cluster_m, int cluster_n) {
+kiln_tile tile_of(int block_m, int block_n, int warpgroups_m, int warpgroups_n, int cluster_m,
+                  int cluster_n) {
   kiln_tile tile = KILN_TILE_INIT;
   tile.block_m = block_m;
   tile.block_n = block_n;
@@ -56,7 +57,8 @@ kiln_tile tile_of(int block_m, int block_n, int warpgroups_m, int warpgroups_n, 
 
 }  // namespace
 
-TEST_CASE("a launch hands the driver the tensor maps, parameters and grid of its tile", "[runtime]") {
+TEST_CASE("a launch hands the driver the tensor maps, parameters and grid of its tile",
+          "[runtime]") {
   kiln_problem problem = small_problem();
   problem.sfa_major = KILN_SCALE_M_MAJOR;
   const kiln_tile tile = tile_of(128, 96, 2, 1, 1, 1);
@@ -96,7 +98,8 @@ TEST_CASE("a launch hands the driver the tensor maps, parameters and grid of its
   CHECK(d.type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16);
   CHECK((sfa.extents[0] == 300 && sfa.extents[1] == 8 && sfa.stride_bytes == 304 * 4));
   CHECK((sfa.box[0] == 128 && sfa.box[1] == 1 && sfa.swizzle == CU_TENSOR_MAP_SWIZZLE_NONE));
-  for (const FakeTensorMap& map : {a, b, d, sfa}) CHECK(map.fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);  // zeros
+  for (const FakeTensorMap& map : {a, b, d, sfa})
+    CHECK(map.fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);  // zeros
 }
 
 TEST_CASE("a cluster splits the boxes and rounds the grid down to whole clusters", "[runtime]") {
@@ -150,8 +153,9 @@ TEST_CASE("an empty M succeeds and enqueues nothing", "[runtime]") {
   CHECK(f.toolchain->compiles == 0);
 }
 
-TEST_CASE("each wrong operand is refused with field, value, rule and remedy, and nothing is enqueued",
-          "[runtime]") {
+TEST_CASE(
+    "each wrong operand is refused with field, value, rule and remedy, and nothing is enqueued",
+    "[runtime]") {
   kiln_problem problem = small_problem();
   problem.sfa_major = KILN_SCALE_M_MAJOR;
   LaunchFixture row, m_major(KILN_MISS_BLOCK, problem);
@@ -172,8 +176,10 @@ TEST_CASE("each wrong operand is refused with field, value, rule and remedy, and
       {"a must be a device pointer, got null", [](auto& o) { o.a = nullptr; }},
       {"a must be aligned to 16 bytes, got 0x10000008", [&](auto& o) { o.a = at(0x10000008); }},
       {"lda must be at least 1024", [](auto& o) { o.lda = 1008; }},
-      {"lda must be at least 1024 (the length of one row of a), got -16", [](auto& o) { o.lda = -16; }},
-      {"lda must be a multiple of 16 (rows of a begin at 16-byte boundaries), got 1032: pad the rows to 1040",
+      {"lda must be at least 1024 (the length of one row of a), got -16",
+       [](auto& o) { o.lda = -16; }},
+      {"lda must be a multiple of 16 (rows of a begin at 16-byte boundaries), got 1032: pad the "
+       "rows to 1040",
        [](auto& o) { o.lda = 1032; }},
       {"lda must be below 1099511627776", [](auto& o) { o.lda = std::int64_t{1} << 40; }},
       {"lda must be below", [](auto& o) { o.lda = kHuge - 15; }},
@@ -187,7 +193,8 @@ TEST_CASE("each wrong operand is refused with field, value, rule and remedy, and
       {"sfa must be aligned to 4 bytes", [&](auto& o) { o.sfa = at(0x30000002); }},
       {"ld_sfa must be at least 8", [](auto& o) { o.ld_sfa = 7; }},
       {"sfa: ", [](auto& o) { o.m = 2'000'000'000, o.ld_sfa = (std::int64_t{1} << 38) - 1; }},
-      {"sfa must be aligned to 16 bytes", [&](auto& o) { o.sfa = at(0x30000004), o.ld_sfa = 256; }, &m_major},
+      {"sfa must be aligned to 16 bytes", [&](auto& o) { o.sfa = at(0x30000004), o.ld_sfa = 256; },
+       &m_major},
       {"ld_sfa must be at least 256", [](auto& o) { o.ld_sfa = 252; }, &m_major},
       {"ld_sfa must be a multiple of 4", [](auto& o) { o.ld_sfa = 258; }, &m_major},
       {"sfb must be a device pointer, got null", [](auto& o) { o.sfb = nullptr; }},
@@ -198,7 +205,8 @@ TEST_CASE("each wrong operand is refused with field, value, rule and remedy, and
       {"ldd must be at least 512", [](auto& o) { o.ldd = 504; }},
       {"ldd must be a multiple of 8", [](auto& o) { o.ldd = 516; }},
       {"ldd must be a multiple of 4", [](auto& o) { o.ldd = 518; }, &float_out},
-      {"ldd must be below 274877906944", [](auto& o) { o.ldd = std::int64_t{1} << 38; }, &float_out},
+      {"ldd must be below 274877906944", [](auto& o) { o.ldd = std::int64_t{1} << 38; },
+       &float_out},
       {"num_sms must be in 0..2147483647", [](auto& o) { o.num_sms = -1; }},
       {"flags must be a combination of KILN_LAUNCH_* (0x1), got 0x2", [](auto& o) { o.flags = 2; }},
   };
@@ -266,7 +274,8 @@ TEST_CASE("a miss on a capturing stream is NOT_READY after the capture query alo
   }
 }
 
-TEST_CASE("a prepared kernel is launched into a capture without asking or disturbing it", "[runtime]") {
+TEST_CASE("a prepared kernel is launched into a capture without asking or disturbing it",
+          "[runtime]") {
   LaunchFixture f;
   REQUIRE(kiln_plan_prepare(f.plan.get(), 0, INT64_MAX) == KILN_OK);
   f.cuda.capturing = kStream;
@@ -402,7 +411,8 @@ TEST_CASE("a quantizer launches one CTA per piece that its kernel casts", "[runt
   CHECK(machine.cuda.last_launch.stream == kStream);
   const auto p = launched_params<device::QuantizeParams>(machine.cuda);
   CHECK((p.in == good.in && p.out == good.out && p.scales == good.scales));
-  CHECK((p.rows == 1000 && p.cols == 1040 && p.ld_in == 1048 && p.ld_out == 1056 && p.ld_scales == 9));
+  CHECK((p.rows == 1000 && p.cols == 1040 && p.ld_in == 1048 && p.ld_out == 1056 &&
+         p.ld_scales == 9));
 
   const QuantizerHandle blocks = make(KILN_SCALE_128X128, KILN_SCALE_ROW_MAJOR, KILN_TYPE_F32);
   REQUIRE(kiln_quantizer_prepare(blocks.get()) == KILN_OK);
@@ -416,7 +426,8 @@ TEST_CASE("a quantizer launches one CTA per piece that its kernel casts", "[runt
   const std::vector<Case> cases = {
       {"rows must be in 0..", [](auto& o) { o.rows = -1; }},
       {"cols must be in 16..", [](auto& o) { o.cols = 0; }},
-      {"cols must be a multiple of 16 (FP8 rows are written in 16-byte units), got 1000: pad it to 1008",
+      {"cols must be a multiple of 16 (FP8 rows are written in 16-byte units), got 1000: pad it to "
+       "1008",
        [](auto& o) { o.cols = 1000; }},
       {"in must be a device pointer", [](auto& o) { o.in = nullptr; }},
       {"in must be aligned to 16", [&](auto& o) { o.in = at(0x10000008); }},
@@ -430,7 +441,9 @@ TEST_CASE("a quantizer launches one CTA per piece that its kernel casts", "[runt
       {"scales must be aligned to 4", [&](auto& o) { o.scales = at(0x30000001); }},
       {"ld_scales must be at least 9", [](auto& o) { o.ld_scales = 8; }},
       {"rows x cols must give at most 2^31-1 CTAs",
-       [](auto& o) { o.rows = 2'000'000'000, o.cols = o.ld_in = o.ld_out = 1 << 20, o.ld_scales = 1 << 13; }},
+       [](auto& o) {
+         o.rows = 2'000'000'000, o.cols = o.ld_in = o.ld_out = 1 << 20, o.ld_scales = 1 << 13;
+       }},
   };
   const std::uint64_t launches = machine.cuda.launches;
   for (const Case& test : cases) {

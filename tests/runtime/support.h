@@ -52,7 +52,8 @@ struct FakeMachine {
   runtime::EngineHooks hooks() const { return fake_hooks(toolchain, fake_cuda_path()); }
 
   // Without a device unless one is given; memory only unless a directory is given.
-  runtime::EngineOptions options(const std::string& cache_directory = "", int device = runtime::kDeviceNone) const {
+  runtime::EngineOptions options(const std::string& cache_directory = "",
+                                 int device = runtime::kDeviceNone) const {
     runtime::EngineOptions result;
     result.device = device;
     result.num_sms = device == runtime::kDeviceNone ? 132 : 0;
@@ -70,7 +71,8 @@ struct HandleDeleter {
 };
 using EngineHandle = std::unique_ptr<kiln_engine, HandleDeleter<kiln_engine, kiln_engine_destroy>>;
 using PlanHandle = std::unique_ptr<kiln_plan, HandleDeleter<kiln_plan, kiln_plan_destroy>>;
-using QuantizerHandle = std::unique_ptr<kiln_quantizer, HandleDeleter<kiln_quantizer, kiln_quantizer_destroy>>;
+using QuantizerHandle =
+    std::unique_ptr<kiln_quantizer, HandleDeleter<kiln_quantizer, kiln_quantizer_destroy>>;
 
 inline kiln_engine_options quiet_options(int device = 0) {
   kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
@@ -100,7 +102,8 @@ inline kiln_problem small_problem() {
   return problem;
 }
 
-inline PlanHandle make_plan(const EngineHandle& engine, const kiln_problem& problem = small_problem(),
+inline PlanHandle make_plan(const EngineHandle& engine,
+                            const kiln_problem& problem = small_problem(),
                             const kiln_tile* tile = nullptr) {
   kiln_plan* plan = nullptr;
   const kiln_status status = kiln_plan_create(engine.get(), &problem, tile, &plan);

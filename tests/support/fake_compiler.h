@@ -1,4 +1,5 @@
-// A jit::Compiler without NVRTC: its cubins are text that the fake driver reads. Counts what it does.
+// A jit::Compiler without NVRTC: its cubins are text that the fake driver reads. Counts what it
+// does.
 #pragma once
 
 #include <atomic>
@@ -20,9 +21,9 @@ namespace kiln::test {
 struct FakeToolchain {
   std::string fingerprint = "fake 1.2 build=abc";
   std::vector<std::string> options = {"--one", "--two=2"};
-  int delay_ms = 0;          // of each compile
-  bool available = true;     // otherwise opening fails as if NVRTC were missing
-  bool fails = false;        // each compile fails
+  int delay_ms = 0;       // of each compile
+  bool available = true;  // otherwise opening fails as if NVRTC were missing
+  bool fails = false;     // each compile fails
   int reported_registers = 100;
   int actual_registers = 100;
   std::size_t cubin_bytes = 0;  // padded to this size
@@ -46,7 +47,8 @@ struct FakeToolchain {
 
 class FakeCompiler final : public jit::Compiler {
  public:
-  explicit FakeCompiler(std::shared_ptr<FakeToolchain> toolchain) : toolchain_(std::move(toolchain)) {}
+  explicit FakeCompiler(std::shared_ptr<FakeToolchain> toolchain)
+      : toolchain_(std::move(toolchain)) {}
 
   jit::CompiledKernel compile(const jit::Source& source) override {
     ++toolchain_->compiles;
@@ -56,14 +58,16 @@ class FakeCompiler final : public jit::Compiler {
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(toolchain_->delay_ms));
     if (toolchain_->fails) {
-      throw Error(Status::kCompileFailed, source.program_name + ": the fake compiler was told to fail");
+      throw Error(Status::kCompileFailed,
+                  source.program_name + ": the fake compiler was told to fail");
     }
     const std::string image = write_fake_cubin({source.entry, toolchain_->actual_registers, 64,
                                                 source.launch.param_bytes, source.launch.threads});
     jit::CompiledKernel compiled;
     const auto* begin = reinterpret_cast<const std::byte*>(image.data());
     compiled.cubin.assign(begin, begin + image.size() + 1);
-    if (compiled.cubin.size() < toolchain_->cubin_bytes) compiled.cubin.resize(toolchain_->cubin_bytes);
+    if (compiled.cubin.size() < toolchain_->cubin_bytes)
+      compiled.cubin.resize(toolchain_->cubin_bytes);
     compiled.resources.registers = toolchain_->reported_registers;
     compiled.resources.static_smem_bytes = 64;
     compiled.compile_ms = 12.5;
@@ -77,10 +81,13 @@ class FakeCompiler final : public jit::Compiler {
 };
 
 // Hooks of an engine that compiles with `toolchain` and runs on `driver_library`.
-inline runtime::EngineHooks fake_hooks(std::shared_ptr<FakeToolchain> toolchain, std::string driver_library) {
-  return {std::move(driver_library), [toolchain](const jit::NvrtcSearch&) -> std::unique_ptr<jit::Compiler> {
+inline runtime::EngineHooks fake_hooks(std::shared_ptr<FakeToolchain> toolchain,
+                                       std::string driver_library) {
+  return {std::move(driver_library),
+          [toolchain](const jit::NvrtcSearch&) -> std::unique_ptr<jit::Compiler> {
             ++toolchain->opened;
-            if (!toolchain->available) throw Error(Status::kNoCompiler, "the fake compiler is away");
+            if (!toolchain->available)
+              throw Error(Status::kNoCompiler, "the fake compiler is away");
             return std::make_unique<FakeCompiler>(toolchain);
           }};
 }

@@ -16,10 +16,14 @@ struct FakeCubin {
   int threads = 0;  // at most, per CTA
 };
 
-inline constexpr char kFakeCubinFormat[] = "\x7f" "ELF fake %255s %d %d %d %d";
+inline constexpr char kFakeCubinFormat[] =
+    "\x7f"
+    "ELF fake %255s %d %d %d %d";
 
 inline std::string write_fake_cubin(const FakeCubin& cubin) {
-  return "\x7f" "ELF fake " + cubin.entry + " " + std::to_string(cubin.registers) + " " +
+  return "\x7f"
+         "ELF fake " +
+         cubin.entry + " " + std::to_string(cubin.registers) + " " +
          std::to_string(cubin.static_smem_bytes) + " " + std::to_string(cubin.param_bytes) + " " +
          std::to_string(cubin.threads) + "\n";
 }

@@ -26,7 +26,9 @@ std::array<char, 16> contexts;  // their addresses are the handles: primary ones
 thread_local std::vector<CUcontext> context_stack;
 thread_local CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 
-CUcontext context_handle(int index) { return reinterpret_cast<CUcontext>(&contexts[static_cast<std::size_t>(index)]); }
+CUcontext context_handle(int index) {
+  return reinterpret_cast<CUcontext>(&contexts[static_cast<std::size_t>(index)]);
+}
 CUcontext current() { return context_stack.empty() ? nullptr : context_stack.back(); }
 
 struct Library {
@@ -37,13 +39,14 @@ struct Library {
 std::atomic<int>& counter_of(const char* name) {
   for (FakeCuda::Counter& counter : state.counters) {
     const char* expected = nullptr;
-    if (counter.name.compare_exchange_strong(expected, name) || std::strcmp(expected, name) == 0) return counter.count;
+    if (counter.name.compare_exchange_strong(expected, name) || std::strcmp(expected, name) == 0)
+      return counter.count;
   }
   std::abort();  // more kinds of calls than counters
 }
 
 // Counts a call under its original name; the slot is looked up once per call site.
-#define COUNT(name)                                        \
+#define COUNT(name)                                         \
   static std::atomic<int>& calls_so_far = counter_of(name); \
   calls_so_far.fetch_add(1, std::memory_order_relaxed)
 
@@ -54,7 +57,9 @@ bool forbidden_by_capture() {
 }
 
 const FakeDevice* device_at(CUdevice device) {
-  return device >= 0 && device < state.device_count ? &state.devices[static_cast<std::size_t>(device)] : nullptr;
+  return device >= 0 && device < state.device_count
+             ? &state.devices[static_cast<std::size_t>(device)]
+             : nullptr;
 }
 
 }  // namespace
@@ -191,14 +196,15 @@ CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
   COUNT("cuStreamIsCapturing");
   const bool legacy = stream == nullptr || stream == CU_STREAM_LEGACY;
   if (legacy && current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  if (legacy && state.capturing != nullptr && state.capture_is_blocking) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+  if (legacy && state.capturing != nullptr && state.capture_is_blocking)
+    return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   const bool active = state.capturing != nullptr && stream == state.capturing;
   *status = active ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
   return CUDA_SUCCESS;
 }
 
-CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*,
-                           void**, unsigned) {
+CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option*, void**, unsigned,
+                           CUlibraryOption*, void**, unsigned) {
   COUNT("cuLibraryLoadData");
   if (forbidden_by_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (state.load_result != CUDA_SUCCESS) return state.load_result;
@@ -223,7 +229,8 @@ CUresult cuLibraryUnload(CUlibrary library) {
 CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* name) {
   COUNT("cuLibraryGetKernel");
   *kernel = reinterpret_cast<CUkernel>(library);
-  return reinterpret_cast<Library*>(library)->cubin.entry == name ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+  return reinterpret_cast<Library*>(library)->cubin.entry == name ? CUDA_SUCCESS
+                                                                  : CUDA_ERROR_NOT_FOUND;
 }
 
 CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) {
@@ -232,7 +239,8 @@ CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) {
   return current() != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
-CUresult cuKernelGetParamInfo(CUkernel kernel, std::size_t index, std::size_t* offset, std::size_t* bytes) {
+CUresult cuKernelGetParamInfo(CUkernel kernel, std::size_t index, std::size_t* offset,
+                              std::size_t* bytes) {
   COUNT("cuKernelGetParamInfo");
   if (index > 0) return CUDA_ERROR_INVALID_VALUE;
   *offset = 0;
@@ -262,10 +270,11 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address,
-                                const cuuint64_t* extents, const cuuint64_t* strides, const cuuint32_t* box,
-                                const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
-                                CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill) {
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank,
+                                void* address, const cuuint64_t* extents, const cuuint64_t* strides,
+                                const cuuint32_t* box, const cuuint32_t*, CUtensorMapInterleave,
+                                CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion,
+                                CUtensorMapFloatOOBfill fill) {
   COUNT("cuTensorMapEncodeTiled");
   if (state.encode_result != CUDA_SUCCESS) return state.encode_result;
   FakeTensorMap record{};
@@ -285,17 +294,28 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
   return CUDA_SUCCESS;
 }
 
-CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** params, void**) {
+CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** params,
+                          void**) {
   COUNT("cuLaunchKernelEx");
   const auto* const library = reinterpret_cast<const Library*>(function);
   if (current() != library->context) return CUDA_ERROR_INVALID_CONTEXT;
   if (state.launch_result != CUDA_SUCCESS) return state.launch_result;
   FakeLaunch& launch = state.last_launch;
-  launch = {config->gridDimX, config->gridDimY, config->gridDimZ, config->blockDimX * config->blockDimY * config->blockDimZ,
-            config->sharedMemBytes, 0, false, config->hStream, {}, {}, 0};
+  launch = {config->gridDimX,
+            config->gridDimY,
+            config->gridDimZ,
+            config->blockDimX * config->blockDimY * config->blockDimZ,
+            config->sharedMemBytes,
+            0,
+            false,
+            config->hStream,
+            {},
+            {},
+            0};
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     const CUlaunchAttribute& attribute = config->attrs[i];
-    if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) launch.cluster_x = attribute.value.clusterDim.x;
+    if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
+      launch.cluster_x = attribute.value.clusterDim.x;
     if (attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
       launch.programmatic = attribute.value.programmaticStreamSerializationAllowed != 0;
     }
@@ -303,7 +323,8 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   const std::size_t name_bytes = std::min(sizeof(launch.kernel) - 1, library->cubin.entry.size());
   std::memcpy(launch.kernel, library->cubin.entry.data(), name_bytes);
   launch.param_bytes = static_cast<unsigned>(library->cubin.param_bytes);
-  std::memcpy(launch.params.data(), params[0], std::min<std::size_t>(launch.param_bytes, launch.params.size()));
+  std::memcpy(launch.params.data(), params[0],
+              std::min<std::size_t>(launch.param_bytes, launch.params.size()));
   state.launches.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }

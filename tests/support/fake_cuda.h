@@ -1,9 +1,9 @@
 // A stand-in for libcuda.so.1: a shared library with the calls that Kiln makes, no GPU behind it.
 //
-// Device memory is host memory, work is done at once and kernels do nothing but be recorded. What the
-// machine offers and which calls fail is set through fake_cuda(), a symbol of the library itself.
-// Cubins are those of FakeCompiler. The bookkeeping of a launch neither allocates nor locks, so that
-// a test can measure the caller.
+// Device memory is host memory, work is done at once and kernels do nothing but be recorded. What
+// the machine offers and which calls fail is set through fake_cuda(), a symbol of the library
+// itself. Cubins are those of FakeCompiler. The bookkeeping of a launch neither allocates nor
+// locks, so that a test can measure the caller.
 #pragma once
 
 #include <cuda.h>
@@ -62,8 +62,8 @@ struct FakeCuda {
   bool capture_invalidated = false;
 
   // Records.
-  std::atomic<int> loaded_libraries{0};    // now
-  std::atomic<int> retained_contexts{0};   // now
+  std::atomic<int> loaded_libraries{0};   // now
+  std::atomic<int> retained_contexts{0};  // now
   std::atomic<int> loads_in_wrong_context{0};
   std::atomic<std::uint64_t> launches{0};
   FakeLaunch last_launch{};

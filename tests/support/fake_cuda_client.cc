@@ -24,10 +24,16 @@ Function* symbol(const char* name) {
 
 FakeCuda& fake_cuda() { return *symbol<FakeCuda*()>("kiln_fake_cuda_state")(); }
 const char* fake_cuda_path() { return KILN_FAKE_CUDA; }
-CUcontext fake_primary_context(int device) { return symbol<CUcontext(int)>("kiln_fake_cuda_context")(device); }
-CUcontext fake_other_context(int index) { return symbol<CUcontext(int)>("kiln_fake_cuda_context")(8 + index); }
+CUcontext fake_primary_context(int device) {
+  return symbol<CUcontext(int)>("kiln_fake_cuda_context")(device);
+}
+CUcontext fake_other_context(int index) {
+  return symbol<CUcontext(int)>("kiln_fake_cuda_context")(8 + index);
+}
 CUcontext fake_current_context() { return symbol<CUcontext()>("kiln_fake_cuda_current")(); }
-void fake_set_current_context(CUcontext context) { symbol<void(CUcontext)>("kiln_fake_cuda_set_current")(context); }
+void fake_set_current_context(CUcontext context) {
+  symbol<void(CUcontext)>("kiln_fake_cuda_set_current")(context);
+}
 
 int FakeCuda::calls(std::string_view name) const {
   for (const Counter& counter : counters) {
