@@ -34,6 +34,27 @@ std::int64_t round_up(std::int64_t value, std::int64_t unit) {
   return jit::ceil_div(value, unit) * unit;
 }
 
+device::ReferenceParams reference_params(const jit::Problem& p, const kiln_operands& launch,
+                                         const float* c, double* sums) {
+  device::ReferenceParams params{};
+  params.a = launch.a;
+  params.b = launch.b;
+  params.sfa = launch.sfa;
+  params.sfb = launch.sfb;
+  params.d = launch.d;
+  params.c = c;
+  params.sums = sums;
+  params.lda = launch.lda;
+  params.ldb = launch.ldb;
+  params.ld_sfa = launch.ld_sfa;
+  params.ld_sfb = launch.ld_sfb;
+  params.ldd = launch.ldd;
+  params.m = launch.m;
+  params.n = p.n;
+  params.k = p.k;
+  return params;
+}
+
 }  // namespace
 
 struct Bench::Operands {
@@ -145,24 +166,9 @@ Bench::Operands Bench::make_operands(const BenchCase& c) {
 
 CheckResult Bench::compare(const BenchCase& c, const Operands& o) {
   const jit::Problem& p = c.problem;
-  const runtime::DeviceBuffer sums =
-      runtime::DeviceBuffer::of(device_, std::vector<double>(4, 0.0));
-  device::ReferenceParams params{};
-  params.a = o.launch.a;
-  params.b = o.launch.b;
-  params.sfa = o.launch.sfa;
-  params.sfb = o.launch.sfb;
-  params.d = o.launch.d;
-  params.c = p.accumulate ? o.c.data<float>() : nullptr;
-  params.sums = sums.data<double>();
-  params.lda = o.launch.lda;
-  params.ldb = o.launch.ldb;
-  params.ld_sfa = o.launch.ld_sfa;
-  params.ld_sfb = o.launch.ld_sfb;
-  params.ldd = o.launch.ldd;
-  params.m = c.m;
-  params.n = p.n;
-  params.k = p.k;
+  const auto sums = runtime::DeviceBuffer::of(device_, std::vector<double>(4, 0.0));
+  const device::ReferenceParams params = reference_params(
+      p, o.launch, p.accumulate ? o.c.data<float>() : nullptr, sums.data<double>());
   // The reference takes its sizes at run time: one kernel for all, found under one spec.
   jit::Problem types = p;
   types.n = types.k = jit::kScaleBlock;
@@ -171,10 +177,9 @@ CheckResult Bench::compare(const BenchCase& c, const Operands& o) {
   {
     const runtime::ContextScope scope(device_.driver(), device_.context());
     constexpr std::int64_t kSide = 16;
-    kernel.launch_grid(
-        static_cast<std::uint32_t>(jit::ceil_div(p.n, kSide)),
-        static_cast<std::uint32_t>(std::clamp<std::int64_t>(jit::ceil_div(c.m, kSide), 1, 65535)),
-        &params, stream_.get());
+    const std::int64_t rows = std::clamp<std::int64_t>(jit::ceil_div(c.m, kSide), 1, 65535);
+    kernel.launch_grid(static_cast<std::uint32_t>(jit::ceil_div(p.n, kSide)),
+                       static_cast<std::uint32_t>(rows), &params, stream_.get());
   }
   stream_.synchronize();
   const std::vector<double> s = sums.to_host<double>();

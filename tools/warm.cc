@@ -161,6 +161,17 @@ nlohmann::ordered_json to_json(const std::vector<BadProblem>& problems) {
   return list;
 }
 
+nlohmann::ordered_json document(const WarmOptions& options, const WarmReport& report,
+                                const std::vector<BadProblem>& bad, const WarmSummary& summary) {
+  return {{"arch", jit::name(options.target.arch)},
+          {"num_sms", options.target.num_sms},
+          {"cache_dir", options.cache_dir},
+          {"shard", fmt::format("{}/{}", options.part.index, options.part.count)},
+          {"kernels", report.to_json(options.target.arch)},
+          {"bad_problems", to_json(bad)},
+          {"summary", to_json(summary)}};
+}
+
 }  // namespace
 
 int warm(Words words) {
@@ -199,13 +210,7 @@ int warm(Words words) {
   const std::chrono::duration<double, std::milli> wall = std::chrono::steady_clock::now() - start;
   const WarmSummary summary = report.summary(all.bad.size(), wall.count());
   if (options.json) {
-    print_json({{"arch", jit::name(options.target.arch)},
-                {"num_sms", options.target.num_sms},
-                {"cache_dir", options.cache_dir},
-                {"shard", fmt::format("{}/{}", part.index, part.count)},
-                {"kernels", report.to_json(options.target.arch)},
-                {"bad_problems", to_json(all.bad)},
-                {"summary", to_json(summary)}});
+    print_json(document(options, report, all.bad, summary));
   } else {
     print(summary_line(summary, options.cache_dir));
   }
