@@ -285,6 +285,11 @@ class NvrtcCompiler final : public Compiler {
     if (result != 0) throw failure(source, "nvrtcCompileProgram", result, kernel.log);
     kernel.cubin = read_cubin(program, source, kernel.log);
     kernel.resources = parse_resources(kernel.log);
+    if (kernel.resources.registers == 0)
+      throw Error(Status::kCompileFailed, fmt::format("{}: NVRTC {}.{} ({}) gave no resource report, so spills cannot be "
+                                                      "ruled out; its log: {}",
+                                                      source.program_name, opened_.location.major,
+                                                      opened_.location.minor, opened_.location.path, kernel.log));
     kernel.compile_ms =
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     return kernel;
@@ -292,14 +297,15 @@ class NvrtcCompiler final : public Compiler {
 
   std::string fingerprint() const override { return fingerprint_; }
 
-  // The resource report comes back in the log. The fixed seed names internal symbols, which would
-  // otherwise differ from process to process; before 12.9 NVRTC has no such option, and the templates
-  // have no symbols that need it.
+  // The resource report comes back in the log. Since 12.9 NVRTC knows two more options that matter: the
+  // fixed seed names internal symbols, which would otherwise differ from process to process (earlier
+  // versions gave equal bytes without it), and its own compile cache is switched off: it answers from
+  // disk without a report, and Kiln's cache is the one that is verified.
   std::vector<std::string> options(Arch arch) const override {
     std::vector<std::string> list{"--gpu-architecture=" + name(arch), "--std=c++17", "--device-as-default-execution-space",
                                   "--no-source-include", "--ptxas-options=--verbose"};
     const NvrtcLocation& at = opened_.location;
-    if (at.major > 12 || at.minor >= 9) list.emplace_back("-frandom-seed=kiln");
+    if (at.major > 12 || at.minor >= 9) list.insert(list.end(), {"-frandom-seed=kiln", "--no-cache"});
     return list;
   }
 

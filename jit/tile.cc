@@ -27,7 +27,8 @@ std::int32_t scale_chunks(const Tile& t) {
 device::SmemLayout layout_of(const Tile& t, const Problem& p) {
   return device::smem_layout({static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
                               static_cast<std::uint32_t>(t.warpgroups_m), static_cast<std::uint32_t>(t.warpgroups_n),
-                              static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(element_bytes(p.out))});
+                              static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(element_bytes(p.out)),
+                              p.sfa_major == ScaleMajor::kRow});
 }
 
 // Registers a consumer thread has after redistribution (templates/gemm_dense.cuh), and needs: one
@@ -100,6 +101,7 @@ constexpr double kL2BytesPerCycle = 5425;    // out of L2, all SMs together
 constexpr double kTileCycles = 375;          // between tiles, besides the stores
 constexpr double kStoreBytesPerCycle = 133;  // of D, per SM
 constexpr double kClusterSlowdown = 1.01;    // waiting for the partner
+constexpr double kHotLineCycles = 1.5;       // per CTA and k-block, when all read the same one row of A
 
 // The larger of several limits, smoothed: near a tie they add to each other.
 template <std::size_t kCount>
@@ -110,7 +112,7 @@ double combine(const std::array<double, kCount>& limits, double sharpness) {
 }
 
 // Cycles that one k-block of a tile takes in steady state while `active` SMs work.
-double cycles_per_k_block(const Tile& t, double active) {
+double cycles_per_k_block(const Tile& t, double rows, double active) {
   const double n = warpgroup_n(t);
   const double ragged = scale_chunks(t) - 1;           // column scales beyond the first
   const double mma = 4 * std::max(n / 2, 16 + n / 4);  // four WGMMAs of one wave
@@ -119,7 +121,8 @@ double cycles_per_k_block(const Tile& t, double active) {
   const double fill = (t.block_m + t.block_n) * 128 / kFillBytesPerCycle;
   const double l2 = (static_cast<double>(t.block_m) / t.cluster_n + static_cast<double>(t.block_n) / t.cluster_m) *
                     128 * active / kL2BytesPerCycle;
-  return combine(std::array{tensor, chain, fill, l2}, 9.2);
+  const double hot = kHotLineCycles * active / std::sqrt(rows);  // the fewer rows, the fewer L2 slices serve A
+  return combine(std::array{tensor, chain, fill, l2}, 9.2) + hot;
 }
 
 }  // namespace
@@ -163,7 +166,7 @@ double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machin
   const double units = std::max(1.0, std::floor(machine.num_sms / cluster));
   const double tiles = std::ceil(rows / (t.block_m * t.cluster_m)) * std::ceil(columns / (t.block_n * t.cluster_n));
   const double rounds = std::ceil(tiles / units);
-  const double cycles = static_cast<double>(scale_blocks(p.k)) * cycles_per_k_block(t, std::min(tiles, units) * cluster) +
+  const double cycles = static_cast<double>(scale_blocks(p.k)) * cycles_per_k_block(t, rows, std::min(tiles, units) * cluster) +
                         kTileCycles + t.block_m * t.block_n * out / kStoreBytesPerCycle;
   const double compute_us = rounds * cycles / (kClockGhz * 1e3) * (cluster > 1 ? kClusterSlowdown : 1.0);
   const double bytes = (rows + columns) * static_cast<double>(p.k) + rows * columns * out;
@@ -186,7 +189,7 @@ Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine)
 }
 
 std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine) {
-  constexpr std::array<std::int64_t, 18> kUpper{16,   32,   64,   128,  192,  256,  384,  512,   768,
+  constexpr std::array<std::int64_t, 19> kUpper{4,    16,   32,   64,   128,  192,  256,  384,  512,   768,
                                                 1024, 1536, 2048, 3072, 4096, 6144, 8192, 16384, kMaxM};
   constexpr std::int64_t kLargestModelled = 32768;
   std::vector<TileInterval> plan;

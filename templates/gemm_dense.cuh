@@ -1,15 +1,18 @@
 // Dense GEMM, scaling 1d2d: D[M,N] (+)= (A * SFA)[M,K] (B * SFB)[N,K]^T.
 //
-// Roles. Warpgroup 0 produces: its warp 0 loads A, B (and M-major SFA) by TMA, its warp 1 copies SFB
-// (and row-major SFA) by cp.async; each wants one stage of the ring at a time. Warpgroups 1.. consume:
-// each owns kWgM x kWgN of the tile and walks it in waves of 64 rows.
+// Roles. Warpgroup 0 produces: its warp 0 loads A, B (and M-major SFA) by TMA; its warp 1 copies SFB, its
+// warps 2 and 3 row-major SFA, by cp.async. Warpgroups 1.. consume: each owns kWgM x kWgN of the tile and
+// walks it in waves of 64 rows.
 //
-// A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales and up
-// to 3 column scales, for one k-block of 128.
-//   full[s]:  1 arrival with the TMA byte count + 32 arrivals of the copying lanes (when their copies
-//             have landed). Consumers wait for it with the ring's phase.
+// A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales if they
+// are M-major and up to 3 column scales, for one k-block of 128.
+//   full[s]:  1 arrival with the TMA byte count, 1 of each lane that copies a column scale (when its
+//             copy has landed). Consumers wait for it with the ring's phase.
 //   empty[s]: one arrival of each consumer warp of every CTA that the stage's data is shared with.
-//             Both producer warps wait for it with phase ^ 1, so the first round passes.
+//             Both producers of a stage wait for it with phase ^ 1, so the first round passes.
+// Row-major row scales have a ring of their own, of groups of 4 k-blocks: sfa_full (1 arrival of each of
+// 64 copying lanes) and sfa_empty (1 of each consumer warp of this CTA), in the same way. Read a k-block
+// at a time, every 32-byte sector of SFA would be fetched up to 8 times: that cost 7 to 15 % at M = 4096.
 // A consumer arrives on empty after its last WGMMA that reads the stage has completed; every scale was
 // read into registers before that. Producer and consumers visit the same tiles and k-blocks in the
 // same order, so stage and phase agree without further communication, and each wait is for something
@@ -55,7 +58,7 @@ static_assert(!kAccumulate || !kOutBf16, "accumulation is into FP32");
 constexpr u32 kProducerRegisters = kConsumers == 4 ? 24 : kConsumers == 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
-constexpr SmemLayout kSmem = smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kOutBf16 ? 2u : 4u});
+constexpr SmemLayout kSmem = smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kOutBf16 ? 2u : 4u, kSfaRowMajor});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
 // Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the tile
@@ -102,7 +105,7 @@ KILN_DEVICE Origin tile_origin(const Work& w, u32 item) {
 // ---- producer ----
 
 KILN_DEVICE void load_operands(const GemmParams& p, const Work& w, u32 smem, u32 stage, Origin o, u32 k_block) {
-  constexpr u32 kBytes = kSmem.a_stage_bytes + kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kSmem.sfa_stage_bytes);
+  constexpr u32 kBytes = kSmem.a_stage_bytes + kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kSmem.sfa_slot_bytes);
   constexpr u32 kRowsA = kBlockM / kClusterN, kRowsB = kBlockN / kClusterM;
   const u32 full = smem + kSmem.full + stage * 8;
   const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes + w.cta_n * kRowsA * kBlockK;
@@ -122,7 +125,7 @@ KILN_DEVICE void load_operands(const GemmParams& p, const Work& w, u32 smem, u32
     tma_load_2d(b, p.b, k, column, full);
   }
   if constexpr (!kSfaRowMajor)
-    tma_load_2d(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, o.row, k_block, full);
+    tma_load_2d(smem + kSmem.sfa + stage * kSmem.sfa_slot_bytes, p.sfa, o.row, k_block, full);
 }
 
 // One thread.
@@ -139,28 +142,47 @@ KILN_DEVICE void produce_operands(const GemmParams& p, const Work& w, u32 smem) 
   griddepcontrol_launch_dependents();
 }
 
-// One warp: lane i < kScaleSpan copies a column scale; row-major row scales go 32 rows at a time.
-KILN_DEVICE void produce_scales(const GemmParams& p, const Work& w, u32 smem) {
+// One warp, of which kScaleSpan lanes work: lane i copies the i-th column scale under the tile.
+KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 smem) {
   const u32 lane = threadIdx.x % 32;
+  if (lane >= kScaleSpan) return;
   Ring<kStages> ring;
   for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
-    const Origin o = tile_origin(w, item);
-    const u32 scale_column = o.column / 128 + lane;
-    const bool has_column = lane < kScaleSpan && scale_column < kScaleColumns;
-    const float* sfb = p.sfb + (has_column ? scale_column : 0) * p.ld_sfb;
+    const u32 scale_column = tile_origin(w, item).column / 128 + lane;
+    const bool exists = scale_column < kScaleColumns;
+    const float* sfb = p.sfb + (exists ? scale_column : 0) * p.ld_sfb;
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      if (lane < kScaleSpan)
-        cp_async_4(smem + kSmem.sfb + ring.stage * kSfbSlotBytes + lane * 4, sfb + k_block, has_column);
-      if constexpr (kSfaRowMajor) {
-        const u32 sfa = smem + kSmem.sfa + ring.stage * kSmem.sfa_stage_bytes;
-        const float* source = p.sfa_rows + static_cast<i64>(o.row + lane) * p.ld_sfa + k_block;
-#pragma unroll 2
-        for (u32 i = lane; i < kBlockM; i += 32, source += 32 * p.ld_sfa)
-          cp_async_4(sfa + i * 4, source, o.row + i < p.m);
-      }
+      cp_async_4(smem + kSmem.sfb + ring.stage * kSfbSlotBytes + lane * 4, sfb + k_block, exists);
       cp_async_mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
+    }
+  }
+}
+
+// Two warps; a lane copies every 64th row of a group, zeros beyond M and K.
+KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem) {
+  const u32 lane = threadIdx.x % 64;
+  const bool aligned = p.ld_sfa % 4 == 0 && reinterpret_cast<u64>(p.sfa_rows) % 16 == 0;
+  Ring<kSmem.sfa_slots> ring;
+  for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
+    const u32 first_row = tile_origin(w, item).row;
+#pragma unroll 1
+    for (u32 k_block = 0; k_block < kKBlocks; k_block += kSfaGroup, ring.advance()) {
+      wait(smem + kSmem.sfa_empty + ring.stage * 8, ring.phase ^ 1);
+      const float* source = p.sfa_rows + static_cast<i64>(first_row + lane) * p.ld_sfa + k_block;
+#pragma unroll 1
+      for (u32 row = lane; row < kBlockM; row += 64, source += 64 * p.ld_sfa) {
+        const u32 to = smem + kSmem.sfa + ring.stage * kSmem.sfa_slot_bytes + row * kSfaGroup * 4;
+        const bool inside = first_row + row < p.m;
+        if (aligned && k_block + kSfaGroup <= kKBlocks) {
+          cp_async_16(to, source, inside);
+        } else {
+#pragma unroll
+          for (u32 i = 0; i < kSfaGroup; ++i) cp_async_4(to + i * 4, source + i, inside && k_block + i < kKBlocks);
+        }
+      }
+      cp_async_mbarrier_arrive(smem + kSmem.sfa_full + ring.stage * 8);
     }
   }
 }
@@ -174,6 +196,11 @@ struct Consumer {
   u32 row, column; // of this warpgroup inside the tile
   u32 slots;       // shared address of this warp's staging slots
   u32 c_full;      // shared address of this warp's c_full barriers
+};
+
+struct Rings {  // where a consumer stands
+  Ring<kStages> stages;
+  Ring<kSmem.sfa_slots> sfa;  // row-major SFA only
 };
 
 // Matrix descriptor of a 128B-swizzled, K-major tile: 8 rows x 128 bytes per swizzle atom.
@@ -323,43 +350,61 @@ struct Pending {  // a finished BF16 tile that is stored under the next tile's f
   bool any;
 };
 
+// Shared address of this thread's first row scale of a k-block, once it has arrived.
+KILN_DEVICE u32 await_row_scales(const Consumer& c, const Rings& rings, u32 k_block) {
+  const u32 row = c.row + c.warp % 4 * kStoreRows + c.lane / 4;
+  if constexpr (!kSfaRowMajor) return c.smem + kSmem.sfa + rings.stages.stage * kSmem.sfa_slot_bytes + row * 4;
+  if (k_block % kSfaGroup == 0) wait(c.smem + kSmem.sfa_full + rings.sfa.stage * 8, rings.sfa.phase);
+  return c.smem + kSmem.sfa + rings.sfa.stage * kSmem.sfa_slot_bytes + (row * kSfaGroup + k_block % kSfaGroup) * 4;
+}
+
+// The stage is read: lets the producers of every CTA that shares it refill it.
+KILN_DEVICE void release(const Work& w, const Consumer& c, Rings& rings, u32 k_block) {
+  const u32 empty = c.smem + kSmem.empty + rings.stages.stage * 8;
+  if constexpr (kClusterSize == 1) {
+    if (c.lane == 0) mbarrier_arrive(empty);
+  } else if (c.lane < kClusterSize) {
+    const bool shares = c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n;
+    if (shares) mbarrier_arrive_cluster(empty, c.lane);
+  }
+  rings.stages.advance();
+  if (kSfaRowMajor && (k_block % kSfaGroup == kSfaGroup - 1 || k_block == kKBlocks - 1)) {
+    if (c.lane == 0) mbarrier_arrive(c.smem + kSmem.sfa_empty + rings.sfa.stage * 8);
+    rings.sfa.advance();
+  }
+}
+
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
 // then promote.
 template <bool kFirst>
-KILN_DEVICE void k_block(const GemmParams& p, const Work& w, const Consumer& c, Ring<kStages>& ring,
-                         float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], Pending& pending, u32& slot_index,
-                         u32 tile_column) {
-  wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
+KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c, Rings& rings, u32 k_block,
+                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], Pending& pending, u32& slot_index,
+                          u32 tile_column) {
+  constexpr u32 kRowPitch = kSfaRowMajor ? kSfaGroup * 4 : 4;  // bytes between the scales of two rows
+  const u32 stage = rings.stages.stage;
+  wait(c.smem + kSmem.full + stage * 8, rings.stages.phase);
   float column_scales[kScaleChunks];
-  const u32 sfb = c.smem + kSmem.sfb + ring.stage * kSfbSlotBytes;
+  const u32 sfb = c.smem + kSmem.sfb + stage * kSfbSlotBytes;
 #pragma unroll
   for (u32 i = 0; i < kScaleChunks; ++i)
     column_scales[i] = ld_shared_f32(sfb + (tile_column % 128 + c.column + i * kScaleChunk) / 128 * 4);
 
-  const u32 sfa = c.smem + kSmem.sfa + ring.stage * kSmem.sfa_stage_bytes + (c.row + c.warp % 4 * 16 + c.lane / 4) * 4;
-  const u64 a = matrix_descriptor(c.smem + kSmem.a + ring.stage * kSmem.a_stage_bytes + c.row * kBlockK);
-  const u64 b = matrix_descriptor(c.smem + kSmem.b + ring.stage * kSmem.b_stage_bytes + c.column * kBlockK);
+  const u32 sfa = await_row_scales(c, rings, k_block);
+  const u64 a = matrix_descriptor(c.smem + kSmem.a + stage * kSmem.a_stage_bytes + c.row * kBlockK);
+  const u64 b = matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes + c.column * kBlockK);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
-    const float2 row_scales{ld_shared_f32(sfa + wave * kWaveRows * 4), ld_shared_f32(sfa + wave * kWaveRows * 4 + 32)};
+    const u32 scales = sfa + wave * kWaveRows * kRowPitch;
+    const float2 row_scales{ld_shared_f32(scales), ld_shared_f32(scales + 8 * kRowPitch)};
     start_mma(sum, a + wave * (kWaveRows * kBlockK >> 4), b);
     if constexpr (kFirst && kOutBf16) {
       if (pending.any) store_packed(p, c, slot_index, pending.packed[wave], pending.row + wave * kWaveRows, pending.column);
     }
     wgmma_wait_group<0>();
     keep(sum);
-    if (wave == kWaves - 1) {  // the stage is read: let the producers of every sharing CTA refill it
-      const u32 empty = c.smem + kSmem.empty + ring.stage * 8;
-      if constexpr (kClusterSize == 1) {
-        if (c.lane == 0) mbarrier_arrive(empty);
-      } else if (c.lane < kClusterSize) {
-        const bool shares = c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n;
-        if (shares) mbarrier_arrive_cluster(empty, c.lane);
-      }
-    }
+    if (wave == kWaves - 1) release(w, c, rings, k_block);
     promote<kFirst>(total[wave], sum, row_scales, column_scales);
   }
-  ring.advance();
 }
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
@@ -377,16 +422,17 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   Pending pending;
   pending.any = false;
   u32 slot_index = 0, c_phases = 0;
-  Ring<kStages> ring;
+  Rings rings;
   for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
     const Origin o = tile_origin(w, item);
     const u32 row = o.row + c.row + c.warp % 4 * kStoreRows, column = o.column + c.column;
     if constexpr (kAccumulate) {
       if (c.lane == 0) request_c(p, c, row, column);
     }
-    k_block<true>(p, w, c, ring, total, sum, pending, slot_index, o.column);
+    multiply<true>(p, w, c, rings, 0, total, sum, pending, slot_index, o.column);
 #pragma unroll 1
-    for (u32 i = 1; i < kKBlocks; ++i) k_block<false>(p, w, c, ring, total, sum, pending, slot_index, o.column);
+    for (u32 k = 1; k < kKBlocks; ++k)
+      multiply<false>(p, w, c, rings, k, total, sum, pending, slot_index, o.column);
     if constexpr (kOutBf16) {
 #pragma unroll
       for (u32 wave = 0; wave < kWaves; ++wave) pack(pending.packed[wave], total[wave]);
@@ -412,8 +458,12 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
 KILN_DEVICE void init_barriers(u32 smem) {
   constexpr u32 kSharers = kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
   for (u32 s = 0; s < kStages; ++s) {
-    mbarrier_init(smem + kSmem.full + s * 8, 1 + 32);
+    mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleSpan);
     mbarrier_init(smem + kSmem.empty + s * 8, kConsumers * 4 * kSharers);
+  }
+  for (u32 i = 0; kSfaRowMajor && i < kSmem.sfa_slots; ++i) {
+    mbarrier_init(smem + kSmem.sfa_full + i * 8, 64);
+    mbarrier_init(smem + kSmem.sfa_empty + i * 8, kConsumers * 4);
   }
   for (u32 i = 0; kAccumulate && i < kConsumers * 4 * kSlots; ++i) mbarrier_init(smem + kSmem.c_full + i * 8, 1);
   fence_mbarrier_init();
@@ -441,7 +491,8 @@ KILN_DEVICE void gemm_dense(const GemmParams& p) {
   if (warp < 4) {
     setmaxnreg_dec<kProducerRegisters>();
     if (warp == 0 && threadIdx.x == 0) produce_operands(p, w, smem);
-    if (warp == 1) produce_scales(p, w, smem);
+    if (warp == 1) produce_column_scales(p, w, smem);
+    if (kSfaRowMajor && warp >= 2) produce_row_scales(p, w, smem);
     __syncwarp();
   } else {
     setmaxnreg_inc<kConsumerRegisters>();

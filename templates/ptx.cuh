@@ -123,6 +123,11 @@ KILN_DEVICE void cp_async_4(u32 smem, const void* global, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(smem), "l"(global), "r"(valid ? 4u : 0u) : "memory");
 }
 
+// Sixteen bytes, past L1; both addresses 16-byte aligned.
+KILN_DEVICE void cp_async_16(u32 smem, const void* global, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(valid ? 16u : 0u) : "memory");
+}
+
 // Arrives on the barrier, as one of its expected arrivals, once this thread's copies have landed.
 KILN_DEVICE void cp_async_mbarrier_arrive(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");

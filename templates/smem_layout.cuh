@@ -9,6 +9,7 @@ KILN_BEGIN_SHARED
 constexpr u32 kMaxSmemBytes = 232448;  // dynamic shared memory of one CTA on sm_90: 227 KiB
 constexpr u32 kBlockK = 128;           // bytes and elements of K per stage, and per scale
 constexpr u32 kSfbSlotBytes = 16;      // up to 3 column scales of a stage, padded
+constexpr u32 kSfaGroup = 4;           // k-blocks of row-major row scales that are copied at once: 16 bytes
 constexpr u32 kStoreRows = 16;         // rows that one warp stages and stores at a time
 constexpr u32 kWaveRows = 64;          // rows of one WGMMA
 
@@ -17,14 +18,17 @@ struct GemmShape {
   u32 warpgroups_m, warpgroups_n;
   u32 stages;
   u32 out_bytes;  // of one element of D
+  bool sfa_row_major;
 };
 
 // Byte offsets from the 1024-byte aligned base. a and b hold `stages` tiles, d holds `d_slots` chunks
-// of kStoreRows rows for each consumer warp, barriers are u64: full[stages], empty[stages],
+// of kStoreRows rows for each consumer warp. sfa holds sfa_slots pieces of row scales: one per stage when
+// M-major (block_m floats), one per group of k-blocks when row-major (block_m x kSfaGroup floats).
+// Barriers are u64: full[stages], empty[stages], sfa_full[sfa_slots], sfa_empty[sfa_slots] (row-major),
 // c_full[consumer warps * d_slots].
 struct SmemLayout {
-  u32 a, b, d, sfa, sfb, full, empty, c_full, total;
-  u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes;
+  u32 a, b, d, sfa, sfb, full, empty, sfa_full, sfa_empty, c_full, total;
+  u32 a_stage_bytes, b_stage_bytes, sfa_slot_bytes, sfa_slots;
   u32 d_chunk_bytes, d_chunks, d_slots;
 };
 
@@ -41,13 +45,14 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   const u32 row_bytes = s.block_n / s.warpgroups_n * s.out_bytes;
   l.a_stage_bytes = s.block_m * kBlockK;
   l.b_stage_bytes = s.block_n * kBlockK;
-  l.sfa_stage_bytes = s.block_m * 4;
+  l.sfa_slot_bytes = s.block_m * 4 * (s.sfa_row_major ? kSfaGroup : 1);
+  l.sfa_slots = s.sfa_row_major ? (s.stages + kSfaGroup - 1) / kSfaGroup + 1 : s.stages;
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
   l.d_chunks = s.block_m / s.warpgroups_m / kWaveRows * (row_bytes / l.d_chunk_bytes);
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
-  const u32 ring_bytes = s.stages * (l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + kSfbSlotBytes + 16);
+  const u32 ring_bytes = s.stages * (l.a_stage_bytes + l.b_stage_bytes + kSfbSlotBytes + 16) + l.sfa_slots * (l.sfa_slot_bytes + 16);
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 
@@ -55,10 +60,12 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.b = l.a + s.stages * l.a_stage_bytes;
   l.d = l.b + s.stages * l.b_stage_bytes;
   l.sfa = align_up(l.d + l.d_slots * warps * kStoreRows * l.d_chunk_bytes, 128);
-  l.sfb = l.sfa + s.stages * l.sfa_stage_bytes;
+  l.sfb = l.sfa + l.sfa_slots * l.sfa_slot_bytes;
   l.full = l.sfb + s.stages * kSfbSlotBytes;
   l.empty = l.full + s.stages * 8;
-  l.c_full = l.empty + s.stages * 8;
+  l.sfa_full = l.empty + s.stages * 8;
+  l.sfa_empty = l.sfa_full + l.sfa_slots * 8;
+  l.c_full = l.sfa_empty + l.sfa_slots * 8;
   l.total = l.c_full + warps * l.d_slots * 8;
   return l;
 }

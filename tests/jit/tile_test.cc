@@ -113,11 +113,12 @@ TEST_CASE("a tile's text form is read back, trailing parts may be left out", "[t
 }
 
 TEST_CASE("the regions of shared memory are aligned, in order and within the launch's bytes", "[tile]") {
-  for (const OutputType out : {OutputType::kBf16, OutputType::kF32}) {
-    const Problem p = problem(7168, 2048, out);
+  for (const auto& [out, major] : {std::pair{OutputType::kBf16, ScaleMajor::kRow}, {OutputType::kBf16, ScaleMajor::kM}, {OutputType::kF32, ScaleMajor::kRow}}) {
+    Problem p = problem(7168, 2048, out);
+    p.sfa_major = major;
     const auto u = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
     for (const Tile& t : legal_tiles(p)) {
-      const auto l = device::smem_layout({u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.stages), u(out == OutputType::kBf16 ? 2 : 4)});
+      const auto l = device::smem_layout({u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.stages), u(out == OutputType::kBf16 ? 2 : 4), p.sfa_major == ScaleMajor::kRow});
       const std::uint32_t warps = u(t.warpgroups_m * t.warpgroups_n * 4);
       CHECK(l.a % 1024 == 0);
       CHECK(l.b == l.a + u(t.stages) * l.a_stage_bytes);
@@ -127,10 +128,13 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
       CHECK(l.d % 1024 == 0);
       CHECK(l.sfa >= l.d + warps * l.d_slots * device::kStoreRows * l.d_chunk_bytes);
       CHECK(l.sfa % 128 == 0);
-      CHECK(l.sfa_stage_bytes % 128 == 0);
-      CHECK(l.sfb >= l.sfa + u(t.stages) * l.sfa_stage_bytes);
+      CHECK(l.sfa_slot_bytes % 128 == 0);
+      CHECK(l.sfb >= l.sfa + l.sfa_slots * l.sfa_slot_bytes);
+      CHECK(l.sfa_slots * (major == ScaleMajor::kRow ? device::kSfaGroup : 1) >= u(t.stages));
       CHECK(l.full % 8 == 0);
       CHECK(l.empty == l.full + u(t.stages) * 8);
+      CHECK(l.sfa_full == l.empty + u(t.stages) * 8);
+      CHECK(l.c_full == l.sfa_empty + l.sfa_slots * 8);
       CHECK(l.total == l.c_full + warps * l.d_slots * 8);
       CHECK(l.total == smem_bytes(t, p));
       CHECK(l.d_slots >= 1);
