@@ -195,7 +195,10 @@ std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& mach
   std::vector<TileInterval> plan;
   std::int64_t first = 0;
   for (const std::int64_t last : kUpper) {
-    const Tile tile = choose_tile(problem, std::min(last, kLargestModelled), machine);
+    // The largest M decides, as it has the most tiles; at the very smallest it is the single row that
+    // is slowest.
+    const std::int64_t decisive = last <= 4 ? 1 : std::min(last, kLargestModelled);
+    const Tile tile = choose_tile(problem, decisive, machine);
     if (!plan.empty() && plan.back().tile == tile) {
       plan.back().m_max = last;
     } else {

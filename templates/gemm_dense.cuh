@@ -350,16 +350,28 @@ struct Pending {  // a finished BF16 tile that is stored under the next tile's f
   bool any;
 };
 
-// Shared address of this thread's first row scale of a k-block, once it has arrived.
-KILN_DEVICE u32 await_row_scales(const Consumer& c, const Rings& rings, u32 k_block) {
+// Shared address of this thread's first row scale of a k-block.
+KILN_DEVICE u32 row_scales_at(const Consumer& c, const Rings& rings, u32 k_block) {
   const u32 row = c.row + c.warp % 4 * kStoreRows + c.lane / 4;
   if constexpr (!kSfaRowMajor) return c.smem + kSmem.sfa + rings.stages.stage * kSmem.sfa_slot_bytes + row * 4;
-  if (k_block % kSfaGroup == 0) wait(c.smem + kSmem.sfa_full + rings.sfa.stage * 8, rings.sfa.phase);
   return c.smem + kSmem.sfa + rings.sfa.stage * kSmem.sfa_slot_bytes + (row * kSfaGroup + k_block % kSfaGroup) * 4;
 }
 
+KILN_DEVICE void await_row_scales(const Consumer& c, const Rings& rings) {
+  if constexpr (kSfaRowMajor) wait(c.smem + kSmem.sfa_full + rings.sfa.stage * 8, rings.sfa.phase);
+}
+
+// After the last k-block of a group: gives its slot back and waits for the tile's next group. This
+// stands behind the promotion, off the chain from one WGMMA to the next.
+KILN_DEVICE void release_row_scales(const Consumer& c, Rings& rings, u32 k_block) {
+  if (!kSfaRowMajor || (k_block % kSfaGroup != kSfaGroup - 1 && k_block != kKBlocks - 1)) return;
+  if (c.lane == 0) mbarrier_arrive(c.smem + kSmem.sfa_empty + rings.sfa.stage * 8);
+  rings.sfa.advance();
+  if (k_block != kKBlocks - 1) await_row_scales(c, rings);
+}
+
 // The stage is read: lets the producers of every CTA that shares it refill it.
-KILN_DEVICE void release(const Work& w, const Consumer& c, Rings& rings, u32 k_block) {
+KILN_DEVICE void release_stage(const Work& w, const Consumer& c, Rings& rings) {
   const u32 empty = c.smem + kSmem.empty + rings.stages.stage * 8;
   if constexpr (kClusterSize == 1) {
     if (c.lane == 0) mbarrier_arrive(empty);
@@ -368,10 +380,6 @@ KILN_DEVICE void release(const Work& w, const Consumer& c, Rings& rings, u32 k_b
     if (shares) mbarrier_arrive_cluster(empty, c.lane);
   }
   rings.stages.advance();
-  if (kSfaRowMajor && (k_block % kSfaGroup == kSfaGroup - 1 || k_block == kKBlocks - 1)) {
-    if (c.lane == 0) mbarrier_arrive(c.smem + kSmem.sfa_empty + rings.sfa.stage * 8);
-    rings.sfa.advance();
-  }
 }
 
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
@@ -389,7 +397,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
   for (u32 i = 0; i < kScaleChunks; ++i)
     column_scales[i] = ld_shared_f32(sfb + (tile_column % 128 + c.column + i * kScaleChunk) / 128 * 4);
 
-  const u32 sfa = await_row_scales(c, rings, k_block);
+  const u32 sfa = row_scales_at(c, rings, k_block);
   const u64 a = matrix_descriptor(c.smem + kSmem.a + stage * kSmem.a_stage_bytes + c.row * kBlockK);
   const u64 b = matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes + c.column * kBlockK);
 #pragma unroll
@@ -402,9 +410,10 @@ KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
     }
     wgmma_wait_group<0>();
     keep(sum);
-    if (wave == kWaves - 1) release(w, c, rings, k_block);
+    if (wave == kWaves - 1) release_stage(w, c, rings);
     promote<kFirst>(total[wave], sum, row_scales, column_scales);
   }
+  release_row_scales(c, rings, k_block);
 }
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
@@ -429,6 +438,7 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
     if constexpr (kAccumulate) {
       if (c.lane == 0) request_c(p, c, row, column);
     }
+    await_row_scales(c, rings);
     multiply<true>(p, w, c, rings, 0, total, sum, pending, slot_index, o.column);
 #pragma unroll 1
     for (u32 k = 1; k < kKBlocks; ++k)
