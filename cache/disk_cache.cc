@@ -79,7 +79,7 @@ struct DiskCache::Impl {
         warn(opened.message);
       }
     }
-    open_directory();
+    if (!options.directory.empty()) open_directory();
   }
 
   std::shared_ptr<const Root> make_root(const std::string& path, OpenedRoot opened) const {
@@ -115,6 +115,7 @@ struct DiskCache::Impl {
   const Files& files;
   std::vector<std::shared_ptr<const Root>> layers;
   Counters counters;
+  std::atomic<bool> warned_directory{false};
   std::atomic<bool> warned_publish{false};
   std::atomic<bool> warned_read{false};
   std::atomic<std::uint64_t> bytes_since_eviction{0};
@@ -124,30 +125,27 @@ struct DiskCache::Impl {
   mutable std::mutex mutex;  // guards what follows; never held during a system call
   std::shared_ptr<const Root> root;  // null when there is no usable directory
   DirectoryState state = DirectoryState::kDisabled;
-  std::string message;
+  std::string message =
+      "no cache directory was given, so every process compiles its kernels: name one";
   std::set<Digest> distrusted;  // keys whose copy in some root was found bad
 };
 
-// Also after the directory was removed behind our back, so everything is set under the lock.
+// At the start, and again when the directory was removed behind our back. If that fails, the
+// descriptor of the removed directory stays: it holds nothing, and the next use tries once more.
 void DiskCache::Impl::open_directory() {
-  DirectoryState new_state = DirectoryState::kDisabled;
-  std::string new_message =
-      "no cache directory was given, so every process compiles its kernels: name one";
+  const RootUse use = options.read_only ? RootUse::kReadOnly : RootUse::kWritable;
+  OpenedRoot opened = open_root(files, options.directory, use);
+  const DirectoryState new_state = opened.state;
+  std::string new_message = opened.message;
+  if (!new_message.empty()) warn_once(warned_directory, new_message);
   std::shared_ptr<const Root> new_root;
-  if (!options.directory.empty()) {
-    const RootUse use = options.read_only ? RootUse::kReadOnly : RootUse::kWritable;
-    OpenedRoot opened = open_root(files, options.directory, use);
-    new_state = opened.state;
-    new_message = opened.message;
-    if (opened.fd) new_root = make_root(options.directory, std::move(opened));
-    warn(new_message);
-    if (options.read_only && new_root) {
-      new_message = "cache directory " + options.directory +
-                    " was opened for reading only: new kernels are not stored";
-    }
+  if (opened.fd) new_root = make_root(options.directory, std::move(opened));
+  if (options.read_only && new_root) {
+    new_message = "cache directory " + options.directory +
+                  " was opened for reading only: new kernels are not stored";
   }
   const std::lock_guard guard(mutex);
-  root.swap(new_root);  // the old one is closed after the lock is released
+  if (new_root) root.swap(new_root);  // the old one is closed after the lock is released
   state = new_state;
   message = std::move(new_message);
 }
@@ -161,7 +159,7 @@ std::shared_ptr<const Root> DiskCache::Impl::reopened_if_removed(
     const std::shared_ptr<const Root>& known) {
   if (!is_removed(*known)) return known;
   if (current_root() == known) open_directory();  // else another thread did it
-  return current_root();
+  return current_root();  // the removed one still, if it cannot be made again
 }
 
 bool DiskCache::Impl::is_distrusted(const Digest& key) const {
@@ -271,8 +269,7 @@ bool DiskCache::Impl::publish(const Entry& entry) {
   PublishResult result = attempt();
   if (result.publication == Publication::kFailed && result.error == ENOENT) {
     directory = reopened_if_removed(directory);
-    if (!directory || !directory->writable) return refuse_to_publish("the directory was removed");
-    result = attempt();
+    if (directory->writable) result = attempt();
   }
   switch (result.publication) {
     case Publication::kStored:

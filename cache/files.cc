@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <memory>
+#include <string_view>
 #include <system_error>
 
 namespace kiln::cache {
@@ -133,6 +135,8 @@ Names list_names(const Files& files, int dir, const std::string& path) {
     return result;
   }
   opened.fd.release();  // the stream owns it now
+  const auto close = [&files](DIR* open) { files.closedir(open); };
+  const std::unique_ptr<DIR, decltype(close)> closer(stream, close);
   for (;;) {
     errno = 0;
     const struct dirent* item = files.readdir(stream);
@@ -141,7 +145,6 @@ Names list_names(const Files& files, int dir, const std::string& path) {
     if (name != "." && name != "..") result.names.emplace_back(name);
   }
   result.error = errno;
-  files.closedir(stream);
   return result;
 }
 

@@ -159,10 +159,11 @@ class Walk {
     const bool owner = use_ == RootUse::kWritable ? status_.st_uid == user_
                                                   : owned_by_us_or_system(status_);
     if (!owner) {
+      const bool good_layer = owned_by_us_or_system(status_);
       return refuse("it is owned by uid " + std::to_string(status_.st_uid) +
                     " and this process runs as uid " + std::to_string(user_) +
                     ": choose a directory of this user" +
-                    (use_ == RootUse::kWritable ? ", or give this one as a read-only layer" : ""));
+                    (good_layer ? ", or give this one as a read-only layer" : ""));
     }
     if ((status_.st_mode & kWritableByOthers) != 0) {
       return refuse("it has mode " + mode_text(status_.st_mode) +

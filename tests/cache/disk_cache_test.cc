@@ -3,13 +3,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <thread>
 
 #include "support.h"
 #include "tests/support/catch.h"
 
 namespace kiln::cache::test {
+namespace fs = std::filesystem;
 namespace {
 
 using Bytes = std::vector<std::byte>;
@@ -294,14 +297,14 @@ TEST_CASE("a cache whose directory is removed makes it again", "[cache][disk]") 
   DiskCache cache(options_for(dir / "cache"));
   const Entry entry = sample_entry(1);
   REQUIRE(cache.publish(entry));
-  REQUIRE(std::system(("rm -rf '" + (dir / "cache") + "'").c_str()) == 0);
+  REQUIRE(fs::remove_all(dir / "cache") > 0);
   CHECK(cache.publish(entry));  // without a lookup before
   CHECK(look(cache, entry) == entry);
-  REQUIRE(std::system(("rm -rf '" + (dir / "cache") + "'").c_str()) == 0);
+  REQUIRE(fs::remove_all(dir / "cache") > 0);
   CHECK_FALSE(look(cache, entry));
   CHECK(cache.publish(entry));
   CHECK(look(cache, entry) == entry);
-  REQUIRE(std::system(("rm -rf '" + (dir / "cache/v1") + "'").c_str()) == 0);
+  REQUIRE(fs::remove_all(dir / "cache/v1") > 0);
   CHECK(cache.publish(entry));
   CHECK(look(cache, entry) == entry);
 }

@@ -283,6 +283,39 @@ TEST_CASE("short writes and short reads lose nothing", "[cache][faults]") {
   CHECK(DiskCache(options_for(dir / "cache")).lookup(kEntry.key, kEntry.toolchain) == kEntry);
 }
 
+TEST_CASE("an entry is written, synced and closed before it gets its name", "[cache][faults]") {
+  static std::string order;
+  Files files = real_files();
+  files.write = [](int fd, const void* data, size_t bytes) {
+    order += "w";
+    return ::write(fd, data, bytes);
+  };
+  files.fsync = [](int fd) {
+    order += "s";
+    return ::fsync(fd);
+  };
+  files.close = [](int fd) {
+    order += "c";
+    return ::close(fd);
+  };
+  files.linkat = [](int from_dir, const char* from, int to_dir, const char* to, int flags) {
+    order += "L";
+    return ::linkat(from_dir, from, to_dir, to, flags);
+  };
+  for (const bool sync : {true, false}) {
+    TempDir dir;
+    REQUIRE(DiskCache(options_for(dir / "cache")).publish(sample_entry(2)));
+    Options options = options_for(dir / "cache");
+    options.fsync = sync;
+    DiskCache cache(options, files);
+    order.clear();
+    REQUIRE(cache.publish(kEntry));
+    const std::string expected = sync ? "wscL" : "wcL";
+    CHECK(order.substr(0, order.find('L') + 1).ends_with(expected));
+    CHECK((order.find('s') != std::string::npos) == sync);
+  }
+}
+
 TEST_CASE("where hard links do not exist entries are published by renaming", "[cache][faults]") {
   for (const int error : {EPERM, EOPNOTSUPP, EXDEV, ENOSYS}) {
     TempDir dir;

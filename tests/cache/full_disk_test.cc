@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <source_location>
+#include <stdexcept>
 
 #include "support.h"
 #include "tests/support/catch.h"
@@ -18,7 +20,8 @@ constexpr int kCannotMount = 77;
 
 bool write_small(const char* path, const std::string& text) {
   const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
-  const bool ok = fd >= 0 && ::write(fd, text.data(), text.size()) == ssize_t(text.size());
+  const auto size = static_cast<ssize_t>(text.size());
+  const bool ok = fd >= 0 && ::write(fd, text.data(), text.size()) == size;
   if (fd >= 0) ::close(fd);
   return ok;
 }
@@ -40,13 +43,12 @@ bool mount_small(const std::string& at, const char* options) {
   return ::mount("tmpfs", at.c_str(), "tmpfs", 0, options) == 0;
 }
 
-#define EXPECT(condition)                                                        \
-  do {                                                                           \
-    if (!(condition)) {                                                          \
-      std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-      return 1;                                                                  \
-    }                                                                            \
-  } while (false)
+// In the child a failed expectation ends it, with the line on stderr.
+void expect(bool condition, std::source_location where = std::source_location::current()) {
+  if (!condition) {
+    throw std::runtime_error("line " + std::to_string(where.line()) + " is not true");
+  }
+}
 
 // Fills the disk through the cache, then makes room again.
 int fill_and_recover(const std::string& root, std::size_t cubin_bytes) {
@@ -55,23 +57,23 @@ int fill_and_recover(const std::string& root, std::size_t cubin_bytes) {
   options.fsync = true;
   options.warn = [&](const std::string& text) { warnings.push_back(text); };
   DiskCache cache(options);
-  EXPECT(cache.state() == DirectoryState::kUsable);
+  expect(cache.state() == DirectoryState::kUsable);
   int stored = 0;
   while (stored < 1000 && cache.publish(sample_entry(stored, cubin_bytes))) ++stored;
-  EXPECT(stored > 2);
-  EXPECT(stored < 1000);
-  for (int i = 0; i < 5; ++i) EXPECT(!cache.publish(sample_entry(2000 + i, cubin_bytes)));
-  EXPECT(warnings.size() == 1);
-  EXPECT(cache.stats().publish_failed == 6);
-  EXPECT(names_in(root + "/v1/tmp").empty());
+  expect(stored > 2);
+  expect(stored < 1000);
+  for (int i = 0; i < 5; ++i) expect(!cache.publish(sample_entry(2000 + i, cubin_bytes)));
+  expect(warnings.size() == 1);
+  expect(cache.stats().publish_failed == 6);
+  expect(names_in(root + "/v1/tmp").empty());
   for (int i = 0; i < stored; ++i) {
     const Entry entry = sample_entry(i, cubin_bytes);
-    EXPECT(cache.lookup(entry.key, entry.toolchain) == entry);
+    expect(cache.lookup(entry.key, entry.toolchain) == entry);
   }
-  EXPECT(!cache.lookup(sample_entry(2000, cubin_bytes).key, sample_toolchain()));
-  EXPECT(cache.list().size() == std::size_t(stored));
+  expect(!cache.lookup(sample_entry(2000, cubin_bytes).key, sample_toolchain()));
+  expect(cache.list().size() == static_cast<std::size_t>(stored));
   cache.prune(0, true);
-  EXPECT(cache.publish(sample_entry(2000, cubin_bytes)));
+  expect(cache.publish(sample_entry(2000, cubin_bytes)));
   return 0;
 }
 
@@ -113,14 +115,14 @@ TEST_CASE("on a disk that is full from the start the cache is unusable or stores
     ::close(fd);
     DiskCache cache(options_for(dir / "cache"));
     const Entry entry = sample_entry(1);
-    EXPECT(!cache.publish(entry));
-    EXPECT(!cache.lookup(entry.key, entry.toolchain));
+    expect(!cache.publish(entry));
+    expect(!cache.lookup(entry.key, entry.toolchain));
     cache.record_toolchain("toolchain");
-    EXPECT(cache.recorded_toolchains().empty());
-    EXPECT(::unlink((dir / "filler").c_str()) == 0);
+    expect(cache.recorded_toolchains().empty());
+    expect(::unlink((dir / "filler").c_str()) == 0);
     DiskCache next(options_for(dir / "cache"));
-    EXPECT(next.publish(entry));
-    EXPECT(next.lookup(entry.key, entry.toolchain) == entry);
+    expect(next.publish(entry));
+    expect(next.lookup(entry.key, entry.toolchain) == entry);
     return 0;
   });
   if (result == kCannotMount) {

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
+#include <filesystem>
 #include <thread>
 
 #include "cache/files.h"
@@ -18,6 +18,9 @@ namespace kiln::cache::test {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// A wait of a few hundred milliseconds ends within this on a machine that is busy with others.
+constexpr double kBoundedMs = 5000;
 
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -127,7 +130,8 @@ TEST_CASE("publishers and readers go on while the directory is removed again and
   const std::string root = dir / "cache";
   const pid_t remover = start_child([&]() -> int {
     for (;;) {
-      if (std::system(("rm -rf '" + root + "' 2>/dev/null").c_str()) == -1) return 1;
+      std::error_code ignored;
+      std::filesystem::remove_all(root, ignored);
     }
   });
   DiskCache cache(options_for(root));
@@ -198,7 +202,8 @@ TEST_CASE("threads go on while the directory is removed under them", "[cache][th
         const auto found = cache.lookup(entry.key, entry.toolchain);
         if (found && *found != entry) ++wrong;
         if (i % 10 == number) {
-          wrong += std::system(("rm -rf '" + (dir / "cache") + "' 2>/dev/null").c_str()) == -1;
+          std::error_code ignored;
+          std::filesystem::remove_all(dir / "cache", ignored);
         }
       }
     });
@@ -215,14 +220,14 @@ TEST_CASE("a lock is held by one process and free when its holder is killed", "[
   auto start = Clock::now();
   CHECK_FALSE(cache.lock(key, 150).held());
   CHECK(ms_since(start) >= 150);
-  CHECK(ms_since(start) < 2000);
+  CHECK(ms_since(start) < kBoundedMs);
   CHECK_FALSE(cache.lock(key, 0).held());
   CHECK(cache.stats().lock_waits == 2);
   CHECK(cache.stats().lock_timeouts == 2);
   kill_and_wait(holder);
   start = Clock::now();
-  CHECK(cache.lock(key, 5000).held());
-  CHECK(ms_since(start) < 2000);
+  CHECK(cache.lock(key, 20'000).held());
+  CHECK(ms_since(start) < kBoundedMs);
 }
 
 TEST_CASE("a lock holder that is stopped delays the others only until their timeout",
@@ -234,7 +239,7 @@ TEST_CASE("a lock holder that is stopped delays the others only until their time
   DiskCache cache(options_for(dir / "cache"));
   const auto start = Clock::now();
   CHECK_FALSE(cache.lock(entry.key, 200).held());
-  CHECK(ms_since(start) < 2000);
+  CHECK(ms_since(start) < kBoundedMs);
   CHECK(cache.publish(entry));  // correctness does not hang on the lock
   CHECK(cache.lookup(entry.key, entry.toolchain) == entry);
   ::kill(holder, SIGCONT);
@@ -294,8 +299,8 @@ TEST_CASE("on a network file system no lock is taken and nothing waits", "[cache
   };
   DiskCache cache(options_for(dir / "cache"), files);
   const auto start = Clock::now();
-  CHECK_FALSE(cache.lock(sample_entry(1).key, 10'000).held());
-  CHECK(ms_since(start) < 1000);
+  CHECK_FALSE(cache.lock(sample_entry(1).key, 20'000).held());
+  CHECK(ms_since(start) < kBoundedMs);
   CHECK(cache.stats().lock_waits == 0);
 }
 

@@ -141,9 +141,10 @@ std::string snapshot(const std::string& directory) {
   for (const std::string& path : paths) {
     const struct stat s = status_of(path);
     for (const std::int64_t value :
-         {std::int64_t(s.st_ino), std::int64_t(s.st_mode), std::int64_t(s.st_size),
-          std::int64_t(s.st_mtim.tv_sec), std::int64_t(s.st_mtim.tv_nsec),
-          std::int64_t(s.st_ctim.tv_sec), std::int64_t(s.st_ctim.tv_nsec)}) {
+         {static_cast<std::int64_t>(s.st_ino), static_cast<std::int64_t>(s.st_mode),
+          static_cast<std::int64_t>(s.st_size), static_cast<std::int64_t>(s.st_mtim.tv_sec),
+          static_cast<std::int64_t>(s.st_mtim.tv_nsec), static_cast<std::int64_t>(s.st_ctim.tv_sec),
+          static_cast<std::int64_t>(s.st_ctim.tv_nsec)}) {
       text += std::to_string(value) + " ";
     }
     text += path + "\n";
