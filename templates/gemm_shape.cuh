@@ -1,0 +1,82 @@
+// What the rendered constants of a GEMM imply: sizes of a warpgroup's part, layout of shared memory,
+// register budgets, and where a CTA and a consumer warp work. Protocol: gemm_dense.cuh.
+#pragma once
+
+#include "params.cuh"
+#include "ptx.cuh"
+#include "schedule.cuh"
+#include "smem_layout.cuh"
+
+constexpr u32 kConsumers = kWarpgroupsM * kWarpgroupsN;
+constexpr u32 kThreads = 128 * (kConsumers + 1);
+constexpr u32 kClusterSize = kClusterM * kClusterN;
+constexpr u32 kWgM = kBlockM / kWarpgroupsM;
+constexpr u32 kWgN = kBlockN / kWarpgroupsN;
+constexpr u32 kWaves = kWgM / kWaveRows;
+constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;
+constexpr u32 kTilesN = (kN + kBlockN * kClusterN - 1) / (kBlockN * kClusterN);  // in clusters
+constexpr u32 kScaleColumns = (kN + 127) / 128;
+
+static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0, "a warpgroup owns whole waves of 64 rows");
+static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
+static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0, "a TMA box is at most 256 rows of whole swizzle atoms");
+static_assert(kBlockN <= 256 && kBlockN % (8 * kClusterM) == 0, "a TMA box is at most 256 rows of whole swizzle atoms");
+static_assert(kConsumers >= 1 && kConsumers <= 4, "register budgets exist for 1 to 4 consumer warpgroups");
+static_assert(!kAccumulate || !kOutBf16, "accumulation is into FP32");
+
+// Registers per thread after redistribution; the sum over warpgroups fits what the launch allots.
+constexpr u32 kProducerRegisters = kConsumers == 4 ? 24 : kConsumers == 3 ? 32 : 40;
+constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
+
+constexpr SmemLayout kSmem = smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kOutBf16 ? 2u : 4u, kSfaRowMajor});
+static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
+
+// Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the tile
+// width, the warpgroup's width and 128.
+constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
+constexpr u32 kScaleChunk = gcd(gcd(kBlockN, kWgN), 128);
+constexpr u32 kScaleChunks = kWgN / kScaleChunk;
+constexpr u32 kScaleSpan = (kBlockN + 128 - gcd(kBlockN, 128) + 127) / 128;  // SFB rows under a tile
+static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's column scales");
+
+constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / (kOutBf16 ? 2 : 4);
+constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
+constexpr u32 kSlotBytes = kStoreRows * kSmem.d_chunk_bytes;
+constexpr u32 kSlots = kSmem.d_slots;
+
+// ---- what a CTA works on ----
+
+struct Work {
+  u32 cluster, num_clusters;  // this CTA's cluster and how many there are
+  u32 cta_m, cta_n, rank;     // position and rank in the cluster
+  u32 num_tiles_m;            // in clusters
+};
+
+KILN_DEVICE Work this_work(u32 m) {
+  Work w;
+  w.rank = kClusterSize > 1 ? cluster_ctarank() : 0;
+  w.cluster = blockIdx.x / kClusterSize;
+  w.num_clusters = gridDim.x / kClusterSize;
+  w.cta_m = w.rank % kClusterM;
+  w.cta_n = w.rank / kClusterM;
+  w.num_tiles_m = (m + kBlockM * kClusterM - 1) / (kBlockM * kClusterM);
+  return w;
+}
+
+struct Origin {
+  u32 row, column;  // of this CTA's tile in D
+};
+
+KILN_DEVICE Origin tile_origin(const Work& w, u32 item) {
+  const TileCoord t = tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup);
+  return {(t.m * kClusterM + w.cta_m) * kBlockM, (t.n * kClusterN + w.cta_n) * kBlockN};
+}
+
+struct Consumer {
+  u32 smem;
+  u32 warp;        // among all consumer warps
+  u32 lane;
+  u32 row, column; // of this warpgroup inside the tile
+  u32 slots;       // shared address of this warp's staging slots
+  u32 c_full;      // shared address of this warp's c_full barriers
+};
