@@ -4,16 +4,13 @@
 // warps 2 and 3 row-major SFA, by cp.async. Warpgroups 1.. consume: each owns kWgM x kWgN of the tile and
 // walks it in waves of 64 rows.
 //
-// A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales if they
-// are M-major and up to 3 column scales, for one k-block of 128.
+// A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales and up to 3
+// column scales, for one k-block of 128.
 //   full[s]:  1 arrival with the TMA byte count, 1 of each lane that copies a column scale (when its
-//             copy has landed). Consumers wait for it with the ring's phase.
+//             copy has landed), 2 of the warps that bring row-major row scales. Consumers wait for it
+//             with the ring's phase.
 //   empty[s]: one arrival of each consumer warp of every CTA that the stage's data is shared with.
-//             Both producers of a stage wait for it with phase ^ 1, so the first round passes.
-// Row-major row scales have a ring of their own, of groups of 4 k-blocks: sfa_full (1 arrival of each of
-// 64 copying lanes) and sfa_empty (1 of each consumer warp of this CTA), in the same way. Read a k-block
-// at a time, every 32-byte sector of SFA would be fetched up to 8 times: that cost 7 to 15 % at M = 4096.
-//
+//             All producers of a stage wait for it with phase ^ 1, so the first round passes.
 // A consumer arrives on empty after its last WGMMA that reads the stage has completed; every scale was
 // read into registers before that. Producer and consumers visit the same tiles and k-blocks in the
 // same order, so stage and phase agree without further communication, and each wait is for something
@@ -77,81 +74,53 @@ KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
 
 // ---- the main loop ----
 
-struct Rings {  // where a consumer stands
-  Ring<kStages> stages;
-  Ring<kSmem.sfa_slots> sfa;  // row-major SFA only
-};
-
 struct Pending {  // a finished BF16 tile that is stored under the next tile's first WGMMAs
   u32 packed[kWaves][kWgN / 4];
   u32 row, column;
   bool any;
 };
 
-// Shared address of this thread's first row scale of a k-block.
-KILN_DEVICE u32 row_scales_at(const Consumer& c, const Rings& rings, u32 k_block) {
-  const u32 row = c.row + c.warp % 4 * kStoreRows + c.lane / 4;
-  if constexpr (!kSfaRowMajor) return c.smem + kSmem.sfa + rings.stages.stage * kSmem.sfa_slot_bytes + row * 4;
-  return c.smem + kSmem.sfa + rings.sfa.stage * kSmem.sfa_slot_bytes + (row * kSfaGroup + k_block % kSfaGroup) * 4;
-}
-
-KILN_DEVICE void await_row_scales(const Consumer& c, const Rings& rings) {
-  if constexpr (kSfaRowMajor) wait(c.smem + kSmem.sfa_full + rings.sfa.stage * 8, rings.sfa.phase);
-}
-
-// After the last k-block of a group: gives its slot back and waits for the tile's next group. This
-// stands behind the promotion, off the chain from one WGMMA to the next.
-KILN_DEVICE void release_row_scales(const Consumer& c, Rings& rings, u32 k_block) {
-  if (!kSfaRowMajor || (k_block % kSfaGroup != kSfaGroup - 1 && k_block != kKBlocks - 1)) return;
-  if (c.lane == 0) mbarrier_arrive(c.smem + kSmem.sfa_empty + rings.sfa.stage * 8);
-  rings.sfa.advance();
-  if (k_block != kKBlocks - 1) await_row_scales(c, rings);
-}
-
 // The stage is read: lets the producers of every CTA that shares it refill it.
-KILN_DEVICE void release_stage(const Work& w, const Consumer& c, Rings& rings) {
-  const u32 empty = c.smem + kSmem.empty + rings.stages.stage * 8;
+KILN_DEVICE void release(const Work& w, const Consumer& c, u32 stage) {
+  const u32 empty = c.smem + kSmem.empty + stage * 8;
   if constexpr (kClusterSize == 1) {
     if (c.lane == 0) mbarrier_arrive(empty);
   } else if (c.lane < kClusterSize) {
     const bool shares = c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n;
     if (shares) mbarrier_arrive_cluster(empty, c.lane);
   }
-  rings.stages.advance();
 }
 
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
 // then promote.
 template <bool kFirst>
-KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c, Rings& rings, u32 k_block,
+KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c, Ring<kStages>& ring,
                           float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], Pending& pending, u32& slot_index,
                           u32 tile_column) {
-  constexpr u32 kRowPitch = kSfaRowMajor ? kSfaGroup * 4 : 4;  // bytes between the scales of two rows
-  const u32 stage = rings.stages.stage;
-  wait(c.smem + kSmem.full + stage * 8, rings.stages.phase);
+  const u32 stage = ring.stage;
+  wait(c.smem + kSmem.full + stage * 8, ring.phase);
   float column_scales[kScaleChunks];
   const u32 sfb = c.smem + kSmem.sfb + stage * kSfbSlotBytes;
 #pragma unroll
   for (u32 i = 0; i < kScaleChunks; ++i)
     column_scales[i] = ld_shared_f32(sfb + (tile_column % 128 + c.column + i * kScaleChunk) / 128 * 4);
 
-  const u32 sfa = row_scales_at(c, rings, k_block);
+  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes + (c.row + c.warp % 4 * kStoreRows + c.lane / 4) * 4;
   const u64 a = matrix_descriptor(c.smem + kSmem.a + stage * kSmem.a_stage_bytes + c.row * kBlockK);
   const u64 b = matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes + c.column * kBlockK);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
-    const u32 scales = sfa + wave * kWaveRows * kRowPitch;
-    const float2 row_scales{ld_shared_f32(scales), ld_shared_f32(scales + 8 * kRowPitch)};
+    const float2 row_scales{ld_shared_f32(sfa + wave * kWaveRows * 4), ld_shared_f32(sfa + wave * kWaveRows * 4 + 32)};
     start_mma(sum, a + wave * (kWaveRows * kBlockK >> 4), b);
     if constexpr (kFirst && kOutBf16) {
       if (pending.any) store_packed(p, c, slot_index, pending.packed[wave], pending.row + wave * kWaveRows, pending.column);
     }
     wgmma_wait_group<0>();
     keep(sum);
-    if (wave == kWaves - 1) release_stage(w, c, rings);
+    if (wave == kWaves - 1) release(w, c, stage);
     promote<kFirst>(total[wave], sum, row_scales, column_scales);
   }
-  release_row_scales(c, rings, k_block);
+  ring.advance();
 }
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
@@ -169,18 +138,17 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   Pending pending;
   pending.any = false;
   u32 slot_index = 0, c_phases = 0;
-  Rings rings;
+  Ring<kStages> ring;
   for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
     const Origin o = tile_origin(w, item);
     const u32 row = o.row + c.row + c.warp % 4 * kStoreRows, column = o.column + c.column;
     if constexpr (kAccumulate) {
       if (c.lane == 0) request_c(p, c, row, column);
     }
-    await_row_scales(c, rings);
-    multiply<true>(p, w, c, rings, 0, total, sum, pending, slot_index, o.column);
+    multiply<true>(p, w, c, ring, total, sum, pending, slot_index, o.column);
 #pragma unroll 1
-    for (u32 k = 1; k < kKBlocks; ++k)
-      multiply<false>(p, w, c, rings, k, total, sum, pending, slot_index, o.column);
+    for (u32 k_block = 1; k_block < kKBlocks; ++k_block)
+      multiply<false>(p, w, c, ring, total, sum, pending, slot_index, o.column);
     if constexpr (kOutBf16) {
 #pragma unroll
       for (u32 wave = 0; wave < kWaves; ++wave) pack(pending.packed[wave], total[wave]);
@@ -206,12 +174,8 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
 KILN_DEVICE void init_barriers(u32 smem) {
   constexpr u32 kSharers = kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
   for (u32 s = 0; s < kStages; ++s) {
-    mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleSpan);
+    mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleSpan + (kSfaRowMajor ? 2 : 0));
     mbarrier_init(smem + kSmem.empty + s * 8, kConsumers * 4 * kSharers);
-  }
-  for (u32 i = 0; kSfaRowMajor && i < kSmem.sfa_slots; ++i) {
-    mbarrier_init(smem + kSmem.sfa_full + i * 8, 64);
-    mbarrier_init(smem + kSmem.sfa_empty + i * 8, kConsumers * 4);
   }
   for (u32 i = 0; kAccumulate && i < kConsumers * 4 * kSlots; ++i) mbarrier_init(smem + kSmem.c_full + i * 8, 1);
   fence_mbarrier_init();

@@ -25,7 +25,7 @@ static_assert(kConsumers >= 1 && kConsumers <= 4, "register budgets exist for 1 
 static_assert(!kAccumulate || !kOutBf16, "accumulation is into FP32");
 
 // Registers per thread after redistribution; the sum over warpgroups fits what the launch allots.
-constexpr u32 kProducerRegisters = kConsumers == 4 ? 24 : kConsumers == 3 ? 32 : 40;
+constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
 constexpr SmemLayout kSmem = smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kOutBf16 ? 2u : 4u, kSfaRowMajor});

@@ -133,6 +133,13 @@ KILN_DEVICE void cp_async_mbarrier_arrive(u32 barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
+KILN_DEVICE void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <u32 kPending>
+KILN_DEVICE void cp_async_wait_group() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
 // ---- shared memory ----
 
 KILN_DEVICE float ld_shared_f32(u32 address) {
@@ -145,6 +152,10 @@ KILN_DEVICE float2 ld_shared_v2_f32(u32 address) {
   float2 value;
   asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address) : "memory");
   return value;
+}
+
+KILN_DEVICE void st_shared_f32(u32 address, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
 KILN_DEVICE void st_shared_v2_f32(u32 address, float x, float y) {

@@ -21,14 +21,13 @@ struct GemmShape {
   bool sfa_row_major;
 };
 
-// Byte offsets from the 1024-byte aligned base. a and b hold `stages` tiles, d holds `d_slots` chunks
-// of kStoreRows rows for each consumer warp. sfa holds sfa_slots pieces of row scales: one per stage when
-// M-major (block_m floats), one per group of k-blocks when row-major (block_m x kSfaGroup floats).
-// Barriers are u64: full[stages], empty[stages], sfa_full[sfa_slots], sfa_empty[sfa_slots] (row-major),
+// Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds `d_slots` chunks
+// of kStoreRows rows for each consumer warp, sfa_rows two groups of row-major row scales on their way into
+// the stages (block_m x kSfaGroup floats each). Barriers are u64: full[stages], empty[stages],
 // c_full[consumer warps * d_slots].
 struct SmemLayout {
-  u32 a, b, d, sfa, sfb, full, empty, sfa_full, sfa_empty, c_full, total;
-  u32 a_stage_bytes, b_stage_bytes, sfa_slot_bytes, sfa_slots;
+  u32 a, b, d, sfa, sfa_rows, sfb, full, empty, c_full, total;
+  u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes;
   u32 d_chunk_bytes, d_chunks, d_slots;
 };
 
@@ -45,14 +44,15 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   const u32 row_bytes = s.block_n / s.warpgroups_n * s.out_bytes;
   l.a_stage_bytes = s.block_m * kBlockK;
   l.b_stage_bytes = s.block_n * kBlockK;
-  l.sfa_slot_bytes = s.block_m * 4 * (s.sfa_row_major ? kSfaGroup : 1);
-  l.sfa_slots = s.sfa_row_major ? (s.stages + kSfaGroup - 1) / kSfaGroup + 1 : s.stages;
+  l.sfa_stage_bytes = s.block_m * 4;
+  l.sfa_group_bytes = s.sfa_row_major ? s.block_m * 4 * kSfaGroup : 0;
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
   l.d_chunks = s.block_m / s.warpgroups_m / kWaveRows * (row_bytes / l.d_chunk_bytes);
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
-  const u32 ring_bytes = s.stages * (l.a_stage_bytes + l.b_stage_bytes + kSfbSlotBytes + 16) + l.sfa_slots * (l.sfa_slot_bytes + 16);
+  const u32 ring_bytes = s.stages * (l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + kSfbSlotBytes + 16) +
+                         2 * l.sfa_group_bytes;
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 
@@ -60,12 +60,11 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.b = l.a + s.stages * l.a_stage_bytes;
   l.d = l.b + s.stages * l.b_stage_bytes;
   l.sfa = align_up(l.d + l.d_slots * warps * kStoreRows * l.d_chunk_bytes, 128);
-  l.sfb = l.sfa + l.sfa_slots * l.sfa_slot_bytes;
+  l.sfa_rows = l.sfa + s.stages * l.sfa_stage_bytes;
+  l.sfb = l.sfa_rows + 2 * l.sfa_group_bytes;
   l.full = l.sfb + s.stages * kSfbSlotBytes;
   l.empty = l.full + s.stages * 8;
-  l.sfa_full = l.empty + s.stages * 8;
-  l.sfa_empty = l.sfa_full + l.sfa_slots * 8;
-  l.c_full = l.sfa_empty + l.sfa_slots * 8;
+  l.c_full = l.empty + s.stages * 8;
   l.total = l.c_full + warps * l.d_slots * 8;
   return l;
 }

@@ -128,13 +128,13 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
       CHECK(l.d % 1024 == 0);
       CHECK(l.sfa >= l.d + warps * l.d_slots * device::kStoreRows * l.d_chunk_bytes);
       CHECK(l.sfa % 128 == 0);
-      CHECK(l.sfa_slot_bytes % 128 == 0);
-      CHECK(l.sfb >= l.sfa + l.sfa_slots * l.sfa_slot_bytes);
-      CHECK(l.sfa_slots * (major == ScaleMajor::kRow ? device::kSfaGroup : 1) >= u(t.stages));
+      CHECK(l.sfa_stage_bytes % 128 == 0);
+      CHECK(l.sfa_rows == l.sfa + u(t.stages) * l.sfa_stage_bytes);
+      CHECK(l.sfb == l.sfa_rows + 2 * l.sfa_group_bytes);
+      CHECK((l.sfa_group_bytes > 0) == (major == ScaleMajor::kRow));
       CHECK(l.full % 8 == 0);
       CHECK(l.empty == l.full + u(t.stages) * 8);
-      CHECK(l.sfa_full == l.empty + u(t.stages) * 8);
-      CHECK(l.c_full == l.sfa_empty + l.sfa_slots * 8);
+      CHECK(l.c_full == l.empty + u(t.stages) * 8);
       CHECK(l.total == l.c_full + warps * l.d_slots * 8);
       CHECK(l.total == smem_bytes(t, p));
       CHECK(l.d_slots >= 1);
