@@ -237,8 +237,9 @@ Engine::Key Engine::key_of(const jit::Source& source, const std::string& toolcha
 jit::Compiler* Engine::compiler() {
   std::call_once(compiler_opened_, [&] {
     try {
-      compiler_ = options_.hooks.open_compiler(options_.nvrtc);
-      toolchain_ = toolchain_text(*compiler_, arch());
+      std::unique_ptr<jit::Compiler> opened = options_.hooks.open_compiler(options_.nvrtc);
+      toolchain_ = toolchain_text(*opened, arch());
+      compiler_ = std::move(opened);
     } catch (const Error& error) {
       no_compiler_ = std::make_unique<Error>(error);
       log_.write(LogLevel::kInfo,

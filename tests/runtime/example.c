@@ -146,7 +146,8 @@ int main(void) {
   if (options.device == KILN_DEVICE_NONE) { /* plan and compile for an H200 */
     options.arch = 90;
     options.num_sms = 132;
-    printf("no Hopper GPU here: %s %s\n", machine.driver_message, machine.device_message);
+    printf("no Hopper GPU here: %s\n",
+           machine.has_driver ? machine.device_message : machine.driver_message);
   } else {
     open_driver(options.device);
   }

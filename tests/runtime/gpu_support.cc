@@ -35,8 +35,8 @@ const Gpu::Found& Gpu::found() {
     kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
     kiln_engine* engine = nullptr;
     if (kiln_probe(nullptr, &report) != KILN_OK || report.hopper_device < 0) {
-      return Found{nullptr, std::string("no Hopper GPU: ") + report.driver_message + " " +
-                                report.device_message};
+      const char* why = report.has_driver ? report.device_message : report.driver_message;
+      return Found{nullptr, std::string("no Hopper GPU: ") + why};
     }
     options.device = report.hopper_device;
     if (kiln_engine_create(&options, &engine) != KILN_OK) return Found{nullptr, kiln_last_error()};
