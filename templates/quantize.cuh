@@ -93,30 +93,29 @@ KILN_DEVICE float max_over_lanes(float value) {
 // 1x128. A CTA takes 32 rows x 512 columns; a group of lanes takes every kGroups-th of its block rows.
 KILN_DEVICE void quantize_rows(const QuantizeParams& p) {
   constexpr u32 kRows = 32, kBlocks = 4, kSteps = kRows * kBlocks / kGroups;
-  constexpr u32 kBatch = 4;  // loads in flight per thread
+  constexpr u32 kBatch = 8;  // loads in flight per thread: 4 gave 80 % of an H200's copy bandwidth
   const i64 column_groups = (p.cols + 511) / 512;
   const i64 first_row = blockIdx.x / column_groups * kRows, first_column = blockIdx.x % column_groups * 512;
   const u32 group = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
+  const i64 column = first_column + group % kBlocks * 128 + lane * kPerLane;  // the same in every step
+  const bool inside = column < p.cols;
 #pragma unroll 1
   for (u32 step = 0; step < kSteps; step += kBatch) {
+    const i64 row = first_row + (step * kGroups + group) / kBlocks;  // of the batch's first step
     Segment segments[kBatch];
-    i64 rows[kBatch], columns[kBatch];
-    bool valid[kBatch];
 #pragma unroll
     for (u32 i = 0; i < kBatch; ++i) {
-      const u32 unit = (step + i) * kGroups + group;
-      rows[i] = first_row + unit / kBlocks;
-      columns[i] = first_column + unit % kBlocks * 128 + lane * kPerLane;
-      valid[i] = rows[i] < p.rows && columns[i] < p.cols;
-      segments[i] = load_segment(p.in, rows[i] * p.ld_in + columns[i], valid[i]);
+      const i64 r = row + i * (kGroups / kBlocks);
+      segments[i] = load_segment(p.in, r * p.ld_in + column, inside && r < p.rows);
     }
 #pragma unroll
     for (u32 i = 0; i < kBatch; ++i) {
+      const i64 r = row + i * (kGroups / kBlocks);
       const float scale = block_scale(max_over_lanes(largest_magnitude(segments[i])));
-      if (!valid[i]) continue;
-      store_segment(p.out, rows[i] * p.ld_out + columns[i], segments[i], __fdiv_rn(1.0f, scale));
-      const i64 block = columns[i] / 128;
-      if (lane == 0) p.scales[kScaleRowMajor ? rows[i] * p.ld_scales + block : block * p.ld_scales + rows[i]] = scale;
+      if (!inside || r >= p.rows) continue;
+      store_segment(p.out, r * p.ld_out + column, segments[i], __fdiv_rn(1.0f, scale));
+      const i64 block = column / 128;
+      if (lane == 0) p.scales[kScaleRowMajor ? r * p.ld_scales + block : block * p.ld_scales + r] = scale;
     }
   }
 }
