@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Kernel-only times of the dense rows of an anchor file, through the C API, beside the file's times.
 
-    anchor_table.py LIBKILN ANCHORS.json [--m M ...] [--sfa row|m] [--repeat R]
+    anchor_table.py LIBKILN ANCHORS.json [--m M ...] [--sfa row|m] [--repeat R] [--casts]
 
 Needs a Hopper GPU and PyTorch, whose profiler times the kernels. The operands are random normal values
 cast by kiln_quantize; an 8 GB memset before every launch flushes L2; times are medians. Each result
-is compared with a float32 product before its time counts.
+is compared with a float32 product before its time counts. --casts adds the bandwidth of kiln_quantize,
+counting bytes read and written.
 """
 import argparse
 import ctypes
@@ -100,13 +101,13 @@ def difference(x, y):
     return (1 - 2 * (x * y).sum() / ((x * x).sum() + (y * y).sum())).item()
 
 
-def kernel_times(launch, repeat, flush):
+def kernel_times(launch, repeat, flush, name):
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(repeat):
             flush.zero_()
             launch()
         torch.cuda.synchronize()
-    return [e.time_range.end - e.time_range.start for e in recorded.events() if e.name.startswith("kiln_dense")]
+    return [e.time_range.end - e.time_range.start for e in recorded.events() if e.name.startswith(name)]
 
 
 def measure(kiln, row, major, repeat, flush):
@@ -129,9 +130,24 @@ def measure(kiln, row, major, repeat, flush):
     error = difference(reference, d)
     if not error < 1e-3:
         sys.exit(f"{m}x{n}x{k}: wrong result, difference {error}")
-    times = kernel_times(launch, repeat, flush)
+    times = kernel_times(launch, repeat, flush, "kiln_dense")
     kiln.library.kiln_plan_destroy(plan)
     return statistics.median(times)
+
+
+def cast_bandwidth(kiln, rows, cols, granularity, major, repeat, flush):
+    values = torch.randn(rows, cols, device="cuda", dtype=torch.bfloat16)
+    out, scales = kiln.cast(values, granularity, major)
+    times = kernel_times(lambda: kiln.cast(values, granularity, major), repeat, flush, "kiln_quantize")
+    return (values.numel() * 3 + scales.numel() * 4) / statistics.median(times) / 1e6
+
+
+def print_casts(kiln, repeat, flush):
+    print(" rows   cols   BF16 to e4m3, TB/s: 1x128 row-major, 1x128 M-major, 128x128")
+    for rows, cols in [(4096, 7168), (16384, 7168), (4096, 16384), (32768, 7168)]:
+        kinds = [(0, ROW), (0, M_MAJOR), (1, ROW)]
+        print(f"{rows:5} {cols:6} " + "".join(f" {cast_bandwidth(kiln, rows, cols, *kind, repeat, flush):6.2f}" for kind in kinds),
+              flush=True)
 
 
 def main():
@@ -141,6 +157,7 @@ def main():
     parser.add_argument("--m", type=int, nargs="*", default=[1, 128, 4096])
     parser.add_argument("--sfa", choices=["row", "m"], nargs="*", default=["m", "row"])
     parser.add_argument("--repeat", type=int, default=30)
+    parser.add_argument("--casts", action="store_true")
     arguments = parser.parse_args()
     with open(arguments.anchors) as file:
         rows = [r for r in json.load(file)["rows"]
@@ -162,6 +179,8 @@ def main():
     for (sfa, m), values in logs.items():
         print(f"geometric mean of peer/us, sfa={sfa}, M={m}: {math.exp(statistics.mean(values)):.3f} "
               f"(lowest {math.exp(min(values)):.3f})")
+    if arguments.casts:
+        print_casts(kiln, arguments.repeat, flush)
 
 
 if __name__ == "__main__":
