@@ -300,6 +300,9 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   const auto* const library = reinterpret_cast<const Library*>(function);
   if (current() != library->context) return CUDA_ERROR_INVALID_CONTEXT;
   if (state.launch_result != CUDA_SUCCESS) return state.launch_result;
+  state.launches.fetch_add(1, std::memory_order_relaxed);
+  static std::atomic_flag recording;
+  if (recording.test_and_set(std::memory_order_acquire)) return CUDA_SUCCESS;  // one record is enough
   FakeLaunch& launch = state.last_launch;
   launch = {config->gridDimX,
             config->gridDimY,
@@ -325,7 +328,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   launch.param_bytes = static_cast<unsigned>(library->cubin.param_bytes);
   std::memcpy(launch.params.data(), params[0],
               std::min<std::size_t>(launch.param_bytes, launch.params.size()));
-  state.launches.fetch_add(1, std::memory_order_relaxed);
+  recording.clear(std::memory_order_release);
   return CUDA_SUCCESS;
 }
 

@@ -66,7 +66,7 @@ struct FakeCuda {
   std::atomic<int> retained_contexts{0};  // now
   std::atomic<int> loads_in_wrong_context{0};
   std::atomic<std::uint64_t> launches{0};
-  FakeLaunch last_launch{};
+  FakeLaunch last_launch{};  // of launches at the same time, one
 
   int calls(std::string_view name) const;  // by original name, e.g. "cuMemFree"
   int calls() const;                       // all together
