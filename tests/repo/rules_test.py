@@ -103,5 +103,19 @@ class Unfinished(RuleCase):
         self.assertEqual(1, len(self.problems_of(rules.owner_problems, {"jit/a.cc": "// TODO: later\n"})))
 
 
+class Toolchains(RuleCase):
+    def test_the_oldest_and_the_newest_nvrtc_are_tested(self):
+        """Which ones tests/jit compiles with; tools/check fetches them."""
+        paths = [pathlib.Path(path) for path in os.environ.get("KILN_TEST_NVRTC", "").split(":") if path]
+        if not paths:
+            self.skipTest("KILN_TEST_NVRTC is not set: templates are compiled with one NVRTC only (no network?)")
+        versions = set()
+        for path in paths:
+            self.assertTrue(path.is_file(), path)
+            versions |= {builtins.name.split(".so.")[1] for builtins in path.parent.glob("libnvrtc-builtins.so.1?.*")}
+        self.assertIn("12.4", versions)
+        self.assertTrue(any(version.startswith("13.") for version in versions), versions)
+
+
 if __name__ == "__main__":
     sys.exit(harness.run(__name__))
