@@ -92,6 +92,18 @@ KILN_DEVICE void tma_load_2d(u32 smem, const TensorMap& map, u32 x, u32 y, u32 b
       : "memory");
 }
 
+// L2 policies of a load, encoded as createpolicy.fractional with fraction 1 would.
+constexpr u64 kEvictNormal = 0x1000000000000000ull;
+constexpr u64 kEvictFirst = 0x12f0000000000000ull;
+
+KILN_DEVICE void tma_load_2d_policy(u32 smem, const TensorMap& map, u32 x, u32 y, u32 barrier, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(smem),
+      "l"(&map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 // Writes the box to the same offset in every CTA of the mask and completes on each one's barrier.
 KILN_DEVICE void tma_load_2d_multicast(u32 smem, const TensorMap& map, u32 x, u32 y, u32 barrier, u16 cta_mask) {
   asm volatile(
