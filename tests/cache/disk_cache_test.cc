@@ -309,6 +309,17 @@ TEST_CASE("a cache whose directory is removed makes it again", "[cache][disk]") 
   CHECK(look(cache, entry) == entry);
 }
 
+TEST_CASE("a reader follows when another process makes a removed directory again",
+          "[cache][disk]") {
+  TempDir dir;
+  DiskCache reader(options_for(dir / "cache"));
+  const Entry entry = sample_entry(1);
+  REQUIRE(fs::remove_all(dir / "cache") > 0);
+  REQUIRE(DiskCache(options_for(dir / "cache")).publish(entry));
+  CHECK_FALSE(look(reader, entry));  // sees that its directory is gone
+  CHECK(look(reader, entry) == entry);
+}
+
 TEST_CASE("recorded toolchains come back newest first, each once", "[cache][disk]") {
   TempDir dir;
   DiskCache cache(options_for(dir / "cache"));

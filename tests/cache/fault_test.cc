@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <tuple>
 #include <type_traits>
 
@@ -354,6 +355,26 @@ TEST_CASE("a stale file handle is opened once more", "[cache][faults]") {
     CHECK(cache.stats().miss_io == 1);
     CHECK(exists(entry_file(dir / "cache", kEntry.key)));  // a failed read is no damage
   }
+}
+
+TEST_CASE("a good entry that replaced a damaged one meanwhile is not moved aside",
+          "[cache][faults]") {
+  TempDir dir;
+  prepare_damaged_entry(dir / "cache");
+  static std::string file, spare;
+  file = entry_file(dir / "cache", kEntry.key);
+  spare = dir / "spare";
+  write_bytes(spare, encode(kEntry));
+  Files files = real_files();
+  files.pread = [](int fd, void* data, size_t bytes, off_t offset) {
+    const ssize_t got = ::pread(fd, data, bytes, offset);
+    ::rename(spare.c_str(), file.c_str());  // what another process's publish does
+    return got;
+  };
+  DiskCache cache(options_for(dir / "cache"), files);
+  CHECK_FALSE(cache.lookup(kEntry.key, kEntry.toolchain));
+  CHECK(cache.stats().quarantined == 0);
+  CHECK(cache.lookup(kEntry.key, kEntry.toolchain) == kEntry);
 }
 
 TEST_CASE("a failing disk warns once, not once per kernel", "[cache][faults]") {
