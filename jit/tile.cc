@@ -89,19 +89,23 @@ std::int32_t raster_group(const Problem& p) { return p.k <= 1536 ? 16 : 8; }
 //
 // Microseconds of one launch, from what limits a k-block: the tensor cores, one warpgroup's chain of
 // dependent steps, filling shared memory, and L2. It ranks tiles; single times are within about 10 %.
-// The constants were fitted to 3,000 measured launches on an H200 (CUDA 13.0, 47 tiles, 9 (N, K), M
-// from 1 to 8192, L2 flushed): the tile it picks is 5 % slower than the best of the 47 on average.
+// The constants were fitted to 3,600 measured launches on an H200 (CUDA 13.0, 50 tiles, 10 (N, K), M
+// from 1 to 8192, L2 flushed): the tile it picks is 6 % slower than the best of them on average.
 
 constexpr double kClockGhz = 1.755;
-constexpr double kFixedUs = 2.3;             // launch, first load, drain
-constexpr double kHbmBytesPerUs = 2.86e6;
+constexpr double kFixedUs = 2.65;            // launch, first load, drain
+constexpr double kHbmBytesPerUs = 3.26e6;
 constexpr double kTensorSlowdown = 1.21;     // of the tensor cores' nominal rate
 constexpr double kFillBytesPerCycle = 59;    // into one SM's shared memory
 constexpr double kL2BytesPerCycle = 5425;    // out of L2, all SMs together
-constexpr double kTileCycles = 375;          // between tiles, besides the stores
-constexpr double kStoreBytesPerCycle = 133;  // of D, per SM
+constexpr double kTileCycles = 425;          // between tiles, besides the stores
+constexpr double kStoreBytesPerCycle = 94;   // of D, per SM
 constexpr double kClusterSlowdown = 1.01;    // waiting for the partner
-constexpr double kHotLineCycles = 1.5;       // per CTA and k-block, when all read the same one row of A
+
+// Few rows of A lie in few L2 slices, which serve all CTAs: cycles per k-block and CTA beyond the first.
+constexpr double kHotLineCycles = 2.16;
+constexpr double kHotLineFreeCtas = 22;
+constexpr double kHotLineExponent = 0.39;    // of M
 
 // The larger of several limits, smoothed: near a tie they add to each other.
 template <std::size_t kCount>
@@ -116,12 +120,12 @@ double cycles_per_k_block(const Tile& t, double rows, double active) {
   const double n = warpgroup_n(t);
   const double ragged = scale_chunks(t) - 1;           // column scales beyond the first
   const double mma = 4 * std::max(n / 2, 16 + n / 4);  // four WGMMAs of one wave
-  const double tensor = (mma * kTensorSlowdown + 5.7 * ragged) * waves(t) * consumers(t);
-  const double chain = (mma + 0.645 * n + 93 + 2.6 * ragged) * waves(t) + 61;  // issue, wait, promote; then the barrier
+  const double tensor = (mma * kTensorSlowdown + 5.6 * ragged) * waves(t) * consumers(t);
+  const double chain = (mma + 0.62 * n + 93 + 3.7 * ragged) * waves(t) + 61;  // issue, wait, promote; then the barrier
   const double fill = (t.block_m + t.block_n) * 128 / kFillBytesPerCycle;
   const double l2 = (static_cast<double>(t.block_m) / t.cluster_n + static_cast<double>(t.block_n) / t.cluster_m) *
                     128 * active / kL2BytesPerCycle;
-  const double hot = kHotLineCycles * active / std::sqrt(rows);  // the fewer rows, the fewer L2 slices serve A
+  const double hot = kHotLineCycles * std::max(0.0, active - kHotLineFreeCtas) / std::pow(rows, kHotLineExponent);
   return combine(std::array{tensor, chain, fill, l2}, 9.2) + hot;
 }
 
