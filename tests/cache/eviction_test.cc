@@ -1,8 +1,11 @@
+#include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <fcntl.h>
 #include <unistd.h>
 
+#include <ctime>
+
+#include "cache/files.h"
 #include "support.h"
 #include "tests/support/catch.h"
 
@@ -67,6 +70,31 @@ TEST_CASE("an entry younger than a minute is never evicted", "[cache][eviction]"
   const DiskCache::PruneResult result = cache.prune(0);
   CHECK(result.removed_entries == 0);
   CHECK(result.kept_entries == 20);
+}
+
+TEST_CASE("an entry that is used between the scan and its removal stays", "[cache][eviction]") {
+  TempDir dir;
+  const Entry entry = sample_entry(1);
+  REQUIRE(DiskCache(options_for(dir / "cache")).publish(entry));
+  static std::string file;
+  static bool used;
+  file = entry_file(dir / "cache", entry.key);
+  used = false;
+  set_age(file, 1000);
+  Files files = real_files();
+  files.fstatat = [](int at, const char* path, struct stat* out, int flags) {
+    const int result = ::fstatat(at, path, out, flags);
+    if (!used && std::string_view(file).ends_with(path)) {
+      set_age(file, 0);  // what another process's lookup does
+      used = true;
+    }
+    return result;
+  };
+  DiskCache cache(options_for(dir / "cache"), files);
+  const DiskCache::PruneResult result = cache.prune(0);
+  CHECK(used);
+  CHECK(result.removed_entries == 0);
+  CHECK(exists(file));
 }
 
 TEST_CASE("an entry with a time stamp far in the future can be evicted", "[cache][eviction]") {
