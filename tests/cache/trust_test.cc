@@ -3,7 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <cstdlib>
 #include <functional>
 
 #include "support.h"
@@ -21,7 +21,7 @@ bool is_root() { return ::geteuid() == 0; }
 // The users that the matrix runs as.
 std::vector<uid_t> actors() {
   if (is_root()) return {0, kOrdinary};
-  WARN("skipped: the rows of other users, since only root can become them and give files away");
+  WARN("not run: the rows of other users, since only root can become them and give files away");
   return {::geteuid()};
 }
 
@@ -130,10 +130,7 @@ TEST_CASE("a directory is not created below one that others can write", "[cache]
 
 TEST_CASE("an ancestor of another group than the user's own must not be writable by it",
           "[cache][trust]") {
-  if (!is_root()) {
-    WARN("skipped: only root can give a directory to another group");
-    return;
-  }
+  if (!is_root()) KILN_SKIP("only root can give a directory to another group");
   TempDir dir;
   make_directory(dir / "group", kOrdinary, 0775);
   make_directory(dir / "group/cache", kOrdinary, 0700);
@@ -184,10 +181,7 @@ TEST_CASE("a symbolic link on the way is followed and its target's ancestors are
 }
 
 TEST_CASE("a stranger's symbolic link in a sticky directory is not followed", "[cache][trust]") {
-  if (!is_root()) {
-    WARN("skipped: only root can make another user's link");
-    return;
-  }
+  if (!is_root()) KILN_SKIP("only root can make another user's link");
   TempDir dir;
   make_directory(dir / "sticky", 0, 01777);
   for (const uid_t actor : actors()) {
@@ -251,10 +245,7 @@ TEST_CASE("an entry is loaded only when this user or root owns it and nobody els
 }
 
 TEST_CASE("a directory without write permission is read only and says so", "[cache][trust]") {
-  if (!is_root()) {
-    WARN("skipped: the case needs a user made for it, which only root can become");
-    return;
-  }
+  if (!is_root()) KILN_SKIP("the case needs a user made for it, which only root can become");
   TempDir dir;
   const Entry entry = sample_entry(1);
   fill_as(kOrdinary, dir / "cache", entry);
