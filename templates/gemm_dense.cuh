@@ -146,7 +146,7 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
       if (c.lane == 0) request_c(p, c, row, column);
     }
     multiply<true>(p, w, c, ring, total, sum, pending, slot_index, o.column);
-#pragma unroll 1
+#pragma unroll kUnrollK
     for (u32 k_block = 1; k_block < kKBlocks; ++k_block)
       multiply<false>(p, w, c, ring, total, sum, pending, slot_index, o.column);
     if constexpr (kOutBf16) {
