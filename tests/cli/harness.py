@@ -99,9 +99,10 @@ class CliCase(unittest.TestCase):
         return [line.split()[1] for line in self.compile_log.read_text().splitlines()]
 
     def require_nvrtc(self):
-        """Skips unless this machine has a real compiler."""
-        if not self.kiln("doctor", "--json").json["can_compile"]:
-            self.skipTest("NVRTC was not found on this machine (kiln doctor)")
+        """Skips unless this machine has a real compiler that works."""
+        document = self.kiln("doctor", "--json").json
+        if not document["can_compile"]:
+            self.skipTest(f"no working NVRTC: {document['compiler']['message']}")
 
     def unprivileged(self):
         """Options for kiln() under which file permissions count, also for tests run by root."""
