@@ -32,8 +32,8 @@ inline constexpr std::int64_t kScaleBlock = 128;  // K per scale value, and per 
 struct Problem {
   Layout layout = Layout::kDense;
   Scaling scaling = Scaling::k1d2d;
-  std::int64_t n = 0;  // multiple of 8, in 8..2^31-256
-  std::int64_t k = 0;  // multiple of 16, in 16..2^31-256
+  std::int64_t n = 0;  // multiple of 8, in 8..2^31-512
+  std::int64_t k = 0;  // multiple of 16, in 16..2^31-512
   Fp8Type a = Fp8Type::kE4m3;
   Fp8Type b = Fp8Type::kE4m3;
   OutputType out = OutputType::kBf16;
