@@ -48,7 +48,7 @@ class Compiler {
 
 // Where a library was looked for and what came of it, for `kiln doctor` and error messages.
 struct NvrtcLocation {
-  std::string path;           // resolved file, empty when not found
+  std::string path;  // resolved file, empty when not found
   int major = 0, minor = 0;
   std::vector<std::string> tried;  // "path: reason", in order
 };

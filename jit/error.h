@@ -12,19 +12,19 @@ namespace kiln {
 
 enum class Status : int {
   kOk = 0,
-  kInvalidArgument = 1,   // a value breaks a rule: field, value, rule and remedy are in the message
-  kUnsupported = 2,       // well-formed, but not something this version or GPU can do
-  kNoCompiler = 3,        // NVRTC was not found or cannot be used
-  kCompileFailed = 4,     // NVRTC refused a program: the message carries its log
-  kNoDriver = 5,          // libcuda was not found or cannot be used
-  kNoDevice = 6,          // no usable Hopper GPU, or the engine was made without one
-  kNotReady = 7,          // the kernel is not loaded and may not be built now
-  kFrozen = 8,            // a miss where compiling is not allowed; the message names the key
-  kCapturing = 9,         // the stream is being captured: this call may not run inside a capture
-  kDriverError = 10,      // a CUDA driver call failed; the message names the call and its error
+  kInvalidArgument = 1,  // a value breaks a rule: field, value, rule and remedy are in the message
+  kUnsupported = 2,      // well-formed, but not something this version or GPU can do
+  kNoCompiler = 3,       // NVRTC was not found or cannot be used
+  kCompileFailed = 4,    // NVRTC refused a program: the message carries its log
+  kNoDriver = 5,         // libcuda was not found or cannot be used
+  kNoDevice = 6,         // no usable Hopper GPU, or the engine was made without one
+  kNotReady = 7,         // the kernel is not loaded and may not be built now
+  kFrozen = 8,           // a miss where compiling is not allowed; the message names the key
+  kCapturing = 9,        // the stream is being captured: this call may not run inside a capture
+  kDriverError = 10,     // a CUDA driver call failed; the message names the call and its error
   kOutOfMemory = 11,
-  kForked = 12,           // the process was forked after the engine was created
-  kInternal = 13,         // a bug in Kiln
+  kForked = 12,    // the process was forked after the engine was created
+  kInternal = 13,  // a bug in Kiln
 };
 
 class Error : public std::runtime_error {

@@ -1,5 +1,5 @@
-// NVRTC, opened at run time. Types and constants that nvrtc.h would give are few and stable, so they
-// are declared here: building Kiln needs no NVRTC headers.
+// NVRTC, opened at run time. Types and constants that nvrtc.h would give are few and stable, so
+// they are declared here: building Kiln needs no NVRTC headers.
 #include <dirent.h>
 #include <dlfcn.h>
 #include <elf.h>
@@ -27,7 +27,8 @@ using NvrtcProgram = void*;
 
 struct NvrtcFunctions {
   NvrtcResult (*version)(int*, int*) = nullptr;
-  NvrtcResult (*create)(NvrtcProgram*, const char*, const char*, int, const char* const*, const char* const*) = nullptr;
+  NvrtcResult (*create)(NvrtcProgram*, const char*, const char*, int, const char* const*,
+                        const char* const*) = nullptr;
   NvrtcResult (*destroy)(NvrtcProgram*) = nullptr;
   NvrtcResult (*compile)(NvrtcProgram, int, const char* const*) = nullptr;
   NvrtcResult (*cubin_size)(NvrtcProgram, std::size_t*) = nullptr;
@@ -98,7 +99,8 @@ std::vector<std::string> candidates_for(const NvrtcSearch& search) {
     if (const char* home = std::getenv(variable); home != nullptr && *home != '\0')
       for (const char* lib : {"/lib64", "/lib"}) add_directory(candidates, std::string(home) + lib);
   add_directory(candidates, "/usr/local/cuda/lib64");
-  for (const std::string& toolkit : entries("/usr/local", "cuda-")) add_directory(candidates, toolkit + "/lib64");
+  for (const std::string& toolkit : entries("/usr/local", "cuda-"))
+    add_directory(candidates, toolkit + "/lib64");
   for (const char* soname : kSonames) candidates.emplace_back(soname);
   for (const std::string& venv : search.venv_dirs) add_venv(candidates, venv);
   return candidates;
@@ -130,7 +132,8 @@ bool try_open(const std::string& candidate, Opened& opened) {
   void* library = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* reason = dlerror();
-    tried.push_back(fmt::format("{}: {}", candidate, reason != nullptr ? reason : "cannot be opened"));
+    tried.push_back(
+        fmt::format("{}: {}", candidate, reason != nullptr ? reason : "cannot be opened"));
     return false;
   }
   std::string problem;
@@ -172,7 +175,8 @@ std::string build_id_in(const char* notes, std::size_t size) {
     const std::size_t name = at + sizeof header, value = name + ((header.n_namesz + 3) & ~3u);
     const std::size_t next = value + ((header.n_descsz + 3) & ~3u);
     if (next > size) break;
-    if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 && std::memcmp(notes + name, "GNU", 4) == 0) {
+    if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 &&
+        std::memcmp(notes + name, "GNU", 4) == 0) {
       std::string hex;
       for (std::size_t i = 0; i < header.n_descsz; ++i)
         hex += fmt::format("{:02x}", static_cast<unsigned char>(notes[value + i]));
@@ -183,7 +187,8 @@ std::string build_id_in(const char* notes, std::size_t size) {
   return {};
 }
 
-// A hash of the whole file, for libraries without a build id (NVRTC before 12.9): about 40 ms, once.
+// A hash of the whole file, for libraries without a build id (NVRTC before 12.9): about 40 ms,
+// once.
 std::string content_identity(std::ifstream& file) {
   file.clear();
   file.seekg(0);
@@ -193,7 +198,8 @@ std::string content_identity(std::ifstream& file) {
     std::fill(buffer.begin(), buffer.end(), '\0');
     file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
     total += static_cast<std::uint64_t>(file.gcount());
-    for (std::size_t at = 0; at < static_cast<std::size_t>(file.gcount()); at += sizeof(std::uint64_t)) {
+    for (std::size_t at = 0; at < static_cast<std::size_t>(file.gcount());
+         at += sizeof(std::uint64_t)) {
       std::uint64_t word;
       std::memcpy(&word, buffer.data() + at, sizeof word);
       hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
@@ -211,7 +217,8 @@ std::string file_identity(const std::string& path) {
   if (!file.read(reinterpret_cast<char*>(&header), sizeof header)) return "unreadable";
   for (int i = 0; i < header.e_phnum; ++i) {
     Elf64_Phdr segment{};
-    file.seekg(static_cast<std::streamoff>(header.e_phoff + static_cast<std::size_t>(i) * sizeof segment));
+    file.seekg(
+        static_cast<std::streamoff>(header.e_phoff + static_cast<std::size_t>(i) * sizeof segment));
     if (!file.read(reinterpret_cast<char*>(&segment), sizeof segment)) break;
     constexpr std::size_t kMaxNotes = 1 << 16;
     if (segment.p_type != PT_NOTE || segment.p_filesz > kMaxNotes) continue;
@@ -224,7 +231,8 @@ std::string file_identity(const std::string& path) {
 }
 
 std::string builtins_identity(const std::string& libnvrtc) {
-  const std::vector<std::string> found = entries(fs::path(libnvrtc).parent_path(), "libnvrtc-builtins.so");
+  const std::vector<std::string> found =
+      entries(fs::path(libnvrtc).parent_path(), "libnvrtc-builtins.so");
   return found.empty() ? "none" : file_identity(found.front());
 }
 
@@ -252,8 +260,8 @@ class NvrtcCompiler final : public Compiler {
  public:
   explicit NvrtcCompiler(Opened opened) : opened_(std::move(opened)) {
     const NvrtcLocation& at = opened_.location;
-    fingerprint_ = fmt::format("nvrtc {}.{} libnvrtc={} builtins={}", at.major, at.minor, file_identity(at.path),
-                               builtins_identity(at.path));
+    fingerprint_ = fmt::format("nvrtc {}.{} libnvrtc={} builtins={}", at.major, at.minor,
+                               file_identity(at.path), builtins_identity(at.path));
     for (const TemplateFile& file : template_files()) {
       header_names_.emplace_back(file.name);
       header_texts_.emplace_back(file.text);
@@ -286,10 +294,11 @@ class NvrtcCompiler final : public Compiler {
     kernel.cubin = read_cubin(program, source, kernel.log);
     kernel.resources = parse_resources(kernel.log);
     if (kernel.resources.registers == 0)
-      throw Error(Status::kCompileFailed, fmt::format("{}: NVRTC {}.{} ({}) gave no resource report, so spills cannot be "
-                                                      "ruled out; its log: {}",
-                                                      source.program_name, opened_.location.major,
-                                                      opened_.location.minor, opened_.location.path, kernel.log));
+      throw Error(Status::kCompileFailed,
+                  fmt::format("{}: NVRTC {}.{} ({}) gave no resource report, so spills cannot be "
+                              "ruled out; its log: {}",
+                              source.program_name, opened_.location.major, opened_.location.minor,
+                              opened_.location.path, kernel.log));
     kernel.compile_ms =
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     return kernel;
@@ -297,15 +306,17 @@ class NvrtcCompiler final : public Compiler {
 
   std::string fingerprint() const override { return fingerprint_; }
 
-  // The resource report comes back in the log. Since 12.9 NVRTC knows two more options that matter: the
-  // fixed seed names internal symbols, which would otherwise differ from process to process (earlier
-  // versions gave equal bytes without it), and its own compile cache is switched off: it answers from
-  // disk without a report, and Kiln's cache is the one that is verified.
+  // The resource report comes back in the log. Since 12.9 NVRTC knows two more options that matter:
+  // the fixed seed names internal symbols, which would otherwise differ from process to process
+  // (earlier versions gave equal bytes without it), and its own compile cache is switched off: it
+  // answers from disk without a report, and Kiln's cache is the one that is verified.
   std::vector<std::string> options(Arch arch) const override {
-    std::vector<std::string> list{"--gpu-architecture=" + name(arch), "--std=c++17", "--device-as-default-execution-space",
-                                  "--no-source-include", "--ptxas-options=--verbose"};
+    std::vector<std::string> list{"--gpu-architecture=" + name(arch), "--std=c++17",
+                                  "--device-as-default-execution-space", "--no-source-include",
+                                  "--ptxas-options=--verbose"};
     const NvrtcLocation& at = opened_.location;
-    if (at.major > 12 || at.minor >= 9) list.insert(list.end(), {"-frandom-seed=kiln", "--no-cache"});
+    if (at.major > 12 || at.minor >= 9)
+      list.insert(list.end(), {"-frandom-seed=kiln", "--no-cache"});
     return list;
   }
 
@@ -315,13 +326,15 @@ class NvrtcCompiler final : public Compiler {
     void operator()(void* program) const { destroy(&program); }
   };
 
-  Error failure(const Source& source, const char* call, NvrtcResult result, const std::string& log) const {
+  Error failure(const Source& source, const char* call, NvrtcResult result,
+                const std::string& log) const {
     std::string options;
     for (const std::string& option : this->options(source.arch)) options += " " + option;
     return Error(Status::kCompileFailed,
-                 fmt::format("{}: {} failed: {} (NVRTC {}.{}, {}; options:{}){}{}", source.program_name, call,
-                             opened_.functions.error_string(result), opened_.location.major, opened_.location.minor,
-                             opened_.location.path, options, log.empty() ? "" : "\n", log));
+                 fmt::format("{}: {} failed: {} (NVRTC {}.{}, {}; options:{}){}{}",
+                             source.program_name, call, opened_.functions.error_string(result),
+                             opened_.location.major, opened_.location.minor, opened_.location.path,
+                             options, log.empty() ? "" : "\n", log));
   }
 
   std::string read_log(NvrtcProgram program) const {
@@ -334,18 +347,23 @@ class NvrtcCompiler final : public Compiler {
   }
 
   // After some failures NVRTC reports success with an empty image, so the image itself is checked.
-  std::vector<std::byte> read_cubin(NvrtcProgram program, const Source& source, const std::string& log) const {
+  std::vector<std::byte> read_cubin(NvrtcProgram program, const Source& source,
+                                    const std::string& log) const {
     std::size_t size = 0;
     if (const NvrtcResult r = opened_.functions.cubin_size(program, &size); r != 0)
       throw failure(source, "nvrtcGetCUBINSize", r, log);
     std::vector<std::byte> cubin(size);
     if (size > 0)
-      if (const NvrtcResult r = opened_.functions.cubin(program, reinterpret_cast<char*>(cubin.data())); r != 0)
+      if (const NvrtcResult r =
+              opened_.functions.cubin(program, reinterpret_cast<char*>(cubin.data()));
+          r != 0)
         throw failure(source, "nvrtcGetCUBIN", r, log);
     const std::string_view bytes(reinterpret_cast<const char*>(cubin.data()), cubin.size());
     if (!bytes.starts_with("\177ELF") || bytes.find(source.entry) == std::string_view::npos)
-      throw Error(Status::kCompileFailed, fmt::format("{}: NVRTC reported success but gave {} bytes that are no ELF image of {}",
-                                                      source.program_name, cubin.size(), source.entry));
+      throw Error(
+          Status::kCompileFailed,
+          fmt::format("{}: NVRTC reported success but gave {} bytes that are no ELF image of {}",
+                      source.program_name, cubin.size(), source.entry));
     return cubin;
   }
 
@@ -363,8 +381,9 @@ std::unique_ptr<Compiler> open_nvrtc(const NvrtcSearch& search) {
   if (opened.library == nullptr) {
     std::string message = "NVRTC (libnvrtc.so, 12.4 to 13.x) was not found; tried:";
     for (const std::string& place : opened.location.tried) message += "\n  " + place;
-    message += "\ninstall the CUDA toolkit or the PyPI package nvidia-cuda-nvrtc, or give its path "
-               "(KILN_NVRTC, --nvrtc, nvrtc_path)";
+    message +=
+        "\ninstall the CUDA toolkit or the PyPI package nvidia-cuda-nvrtc, or give its path "
+        "(KILN_NVRTC, --nvrtc, nvrtc_path)";
     throw Error(Status::kNoCompiler, message);
   }
   return std::make_unique<NvrtcCompiler>(std::move(opened));

@@ -16,7 +16,8 @@ namespace kiln::jit {
 enum class Layout : std::uint8_t { kDense };
 
 // How the scales lie over the operands, one FP32 value per block.
-//   1d2d: A in 1x128 blocks (SFA [M, ceil(K/128)]), B in 128x128 blocks (SFB [ceil(N/128), ceil(K/128)]).
+//   1d2d: A in 1x128 blocks (SFA [M, ceil(K/128)]), B in 128x128 blocks (SFB [ceil(N/128),
+//   ceil(K/128)]).
 enum class Scaling : std::uint8_t { k1d2d };
 
 enum class Fp8Type : std::uint8_t { kE4m3, kE5m2 };

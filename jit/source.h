@@ -20,8 +20,8 @@ struct Arch {
   std::int32_t sm = 90;
   auto operator<=>(const Arch&) const = default;
 };
-std::string name(Arch arch);                                    // "sm_90a"
-Arch parse_arch(std::string_view text, std::string_view field); // throws kUnsupported on others
+std::string name(Arch arch);                                     // "sm_90a"
+Arch parse_arch(std::string_view text, std::string_view field);  // throws kUnsupported on others
 
 struct GemmSpec {
   Problem problem;

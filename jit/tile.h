@@ -46,7 +46,8 @@ std::vector<Tile> legal_tiles(const Problem& problem);
 Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine);
 
 // Estimated kernel time in microseconds: the model behind choose_tile, for `kiln explain`.
-double estimate_us(const Problem& problem, const Tile& tile, std::int64_t m, const Machine& machine);
+double estimate_us(const Problem& problem, const Tile& tile, std::int64_t m,
+                   const Machine& machine);
 
 // A tile and the closed interval of M on which a plan uses it.
 struct TileInterval {

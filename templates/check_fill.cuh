@@ -17,7 +17,8 @@ KILN_DEVICE void fill_normal(const FillParams& p) {
   const u64 stride = static_cast<u64>(gridDim.x) * blockDim.x;
   for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < p.count; i += stride) {
     const u64 bits = mix(mix(p.seed) + i);
-    const u32 sum = static_cast<u32>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
+    const u32 sum = static_cast<u32>((bits & 0xffff) + (bits >> 16 & 0xffff) +
+                                     (bits >> 32 & 0xffff) + (bits >> 48));
     const float value = (static_cast<float>(sum) - 131070.0f) * (1.0f / 37837.2f);
     static_cast<u16*>(p.out)[i] = static_cast<u16>((__float_as_uint(value) + 0x8000u) >> 16);
   }

@@ -1,7 +1,8 @@
-// A plain GEMM to check the fast ones: no TMA, no WGMMA, no pipeline. Products of FP8 values are exact
-// in FP32; a block of 128 is summed in FP32, scaled and accumulated in FP64.
+// A plain GEMM to check the fast ones: no TMA, no WGMMA, no pipeline. Products of FP8 values are
+// exact in FP32; a block of 128 is summed in FP32, scaled and accumulated in FP64.
 //
-// 256 threads compute 16 x 16 outputs and compare them with D; every CTA adds four numbers to `sums`.
+// 256 threads compute 16 x 16 outputs and compare them with D; every CTA adds four numbers to
+// `sums`.
 #pragma once
 
 #include "base.cuh"
@@ -19,7 +20,8 @@ KILN_DEVICE float2 decode_fp8x2(u16 packed) {
   } else {
     asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(packed));
   }
-  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, high;\n}\n"
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, "
+      "high;\n}\n"
       : "=f"(value.x), "=f"(value.y)
       : "r"(halves));
   return value;
@@ -27,11 +29,13 @@ KILN_DEVICE float2 decode_fp8x2(u16 packed) {
 
 // Stages 16 rows x 128 columns as FP32, zeros outside.
 template <bool kE4m3>
-KILN_DEVICE void stage(float* to, const void* from, i64 ld, i64 first_row, i64 rows, i64 first_k, i64 k) {
+KILN_DEVICE void stage(float* to, const void* from, i64 ld, i64 first_row, i64 rows, i64 first_k,
+                       i64 k) {
   const u32 row = threadIdx.x / kSide, chunk = threadIdx.x % kSide * 8;
   uint2 raw{0, 0};
   if (first_row + row < rows && first_k + chunk < k)
-    raw = *reinterpret_cast<const uint2*>(static_cast<const u8*>(from) + (first_row + row) * ld + first_k + chunk);
+    raw = *reinterpret_cast<const uint2*>(static_cast<const u8*>(from) + (first_row + row) * ld +
+                                          first_k + chunk);
   const u32 words[2] = {raw.x, raw.y};
 #pragma unroll
   for (u32 i = 0; i < 4; ++i) {
@@ -41,7 +45,8 @@ KILN_DEVICE void stage(float* to, const void* from, i64 ld, i64 first_row, i64 r
   }
 }
 
-KILN_DEVICE double reference_value(const ReferenceParams& p, float* a, float* b, i64 row, i64 column) {
+KILN_DEVICE double reference_value(const ReferenceParams& p, float* a, float* b, i64 row,
+                                   i64 column) {
   const i64 first_row = row - threadIdx.x / kSide, first_column = column - threadIdx.x % kSide;
   const i64 safe_row = row < p.m ? row : 0, safe_column = column < p.n ? column : 0;
   double total = 0;
@@ -59,7 +64,8 @@ KILN_DEVICE double reference_value(const ReferenceParams& p, float* a, float* b,
       sum += u.x * v.x + u.y * v.y + u.z * v.z + u.w * v.w;
     }
     const i64 block = k / 128;
-    const float sa = p.sfa[kSfaRowMajor ? safe_row * p.ld_sfa + block : block * p.ld_sfa + safe_row];
+    const float sa =
+        p.sfa[kSfaRowMajor ? safe_row * p.ld_sfa + block : block * p.ld_sfa + safe_row];
     total += static_cast<double>(sum) * sa * p.sfb[safe_column / 128 * p.ld_sfb + block];
   }
   return total;

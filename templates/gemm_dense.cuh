@@ -1,32 +1,34 @@
 // Dense GEMM, scaling 1d2d: D[M,N] (+)= (A * SFA)[M,K] (B * SFB)[N,K]^T.
 //
-// Roles. Warpgroup 0 produces: its warp 0 loads A, B (and M-major SFA) by TMA; its warp 1 copies SFB, its
-// warps 2 and 3 row-major SFA, by cp.async. Warpgroups 1.. consume: each owns kWgM x kWgN of the tile and
-// walks it in waves of 64 rows.
+// Roles. Warpgroup 0 produces: its warp 0 loads A, B (and M-major SFA) by TMA; its warp 1 copies
+// SFB, its warps 2 and 3 row-major SFA, by cp.async. Warpgroups 1.. consume: each owns kWgM x kWgN
+// of the tile and walks it in waves of 64 rows.
 //
-// A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales and up to 3
-// column scales, for one k-block of 128.
+// A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales and
+// up to 3 column scales, for one k-block of 128.
 //   full[s]:  1 arrival with the TMA byte count, 1 of each lane that copies a column scale (when its
-//             copy has landed), 2 of the warps that bring row-major row scales. Consumers wait for it
-//             with the ring's phase.
+//             copy has landed), 2 of the warps that bring row-major row scales. Consumers wait for
+//             it with the ring's phase.
 //   empty[s]: one arrival of each consumer warp of every CTA that the stage's data is shared with.
 //             All producers of a stage wait for it with phase ^ 1, so the first round passes.
-// A consumer arrives on empty after its last WGMMA that reads the stage has completed; every scale was
-// read into registers before that. Producer and consumers visit the same tiles and k-blocks in the
-// same order, so stage and phase agree without further communication, and each wait is for something
-// that its peer does without waiting for the waiter: there is no cycle.
+// A consumer arrives on empty after its last WGMMA that reads the stage has completed; every scale
+// was read into registers before that. Producer and consumers visit the same tiles and k-blocks in
+// the same order, so stage and phase agree without further communication, and each wait is for
+// something that its peer does without waiting for the waiter: there is no cycle.
 //
-// Accumulation has two levels: 4 WGMMAs sum one k-block in the tensor core, then the sum is multiplied
-// by its scales and added to FP32 registers. The first k-block of a tile overwrites instead of adding.
+// Accumulation has two levels: 4 WGMMAs sum one k-block in the tensor core, then the sum is
+// multiplied by its scales and added to FP32 registers. The first k-block of a tile overwrites
+// instead of adding.
 //
 // D leaves warp by warp: a warp stages 16 rows x one chunk in its own slots, then its lane 0 stores
-// the chunk by TMA. BF16 tiles are packed in registers and stored while the first WGMMAs of the next
-// tile run; the last one is stored at the end. FP32 tiles are stored at once; when accumulating, C
-// comes through the same slots by TMA, requested at the start of the tile (c_full[warp][slot]).
+// the chunk by TMA. BF16 tiles are packed in registers and stored while the first WGMMAs of the
+// next tile run; the last one is stored at the end. FP32 tiles are stored at once; when
+// accumulating, C comes through the same slots by TMA, requested at the start of the tile
+// (c_full[warp][slot]).
 //
-// Clusters: CTAs in a row share A, CTAs in a column share B; each loads its part of a shared tile and
-// multicasts it. A cluster takes one item of the schedule, also where part of it lies beyond D: TMA
-// fills with zeros and drops what is outside. Nobody exits before all of the cluster are done.
+// Clusters: CTAs in a row share A, CTAs in a column share B; each loads its part of a shared tile
+// and multicasts it. A cluster takes one item of the schedule, also where part of it lies beyond D:
+// TMA fills with zeros and drops what is outside. Nobody exits before all of the cluster are done.
 #pragma once
 
 #include "gemm_produce.cuh"
@@ -67,7 +69,8 @@ KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
 #pragma unroll
     for (u32 j = 0; j < 4; ++j) {
       const float scale = j < 2 ? upper : lower;
-      total[i * 4 + j] = kFirst ? scale * sum[i * 4 + j] : total[i * 4 + j] + scale * sum[i * 4 + j];
+      total[i * 4 + j] =
+          kFirst ? scale * sum[i * 4 + j] : total[i * 4 + j] + scale * sum[i * 4 + j];
     }
   }
 }
@@ -94,8 +97,9 @@ KILN_DEVICE void release(const Work& w, const Consumer& c, u32 stage) {
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
 // then promote.
 template <bool kFirst>
-KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c, Ring<kStages>& ring,
-                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], Pending& pending, u32& slot_index,
+KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
+                          Ring<kStages>& ring, float (&total)[kWaves][kWgN / 2],
+                          float (&sum)[kWgN / 2], Pending& pending, u32& slot_index,
                           u32 tile_column) {
   const u32 stage = ring.stage;
   wait(c.smem + kSmem.full + stage * 8, ring.phase);
@@ -103,17 +107,23 @@ KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
   const u32 sfb = c.smem + kSmem.sfb + stage * kSfbSlotBytes;
 #pragma unroll
   for (u32 i = 0; i < kScaleChunks; ++i)
-    column_scales[i] = ld_shared_f32(sfb + (tile_column % 128 + c.column + i * kScaleChunk) / 128 * 4);
+    column_scales[i] =
+        ld_shared_f32(sfb + (tile_column % 128 + c.column + i * kScaleChunk) / 128 * 4);
 
-  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes + (c.row + c.warp % 4 * kStoreRows + c.lane / 4) * 4;
+  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
+                  (c.row + c.warp % 4 * kStoreRows + c.lane / 4) * 4;
   const u64 a = matrix_descriptor(c.smem + kSmem.a + stage * kSmem.a_stage_bytes + c.row * kBlockK);
-  const u64 b = matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes + c.column * kBlockK);
+  const u64 b =
+      matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes + c.column * kBlockK);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
-    const float2 row_scales{ld_shared_f32(sfa + wave * kWaveRows * 4), ld_shared_f32(sfa + wave * kWaveRows * 4 + 32)};
+    const float2 row_scales{ld_shared_f32(sfa + wave * kWaveRows * 4),
+                            ld_shared_f32(sfa + wave * kWaveRows * 4 + 32)};
     start_mma(sum, a + wave * (kWaveRows * kBlockK >> 4), b);
     if constexpr (kFirst && kOutBf16) {
-      if (pending.any) store_packed(p, c, slot_index, pending.packed[wave], pending.row + wave * kWaveRows, pending.column);
+      if (pending.any)
+        store_packed(p, c, slot_index, pending.packed[wave], pending.row + wave * kWaveRows,
+                     pending.column);
     }
     wgmma_wait_group<0>();
     keep(sum);
@@ -163,21 +173,25 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
     if (pending.any) {
 #pragma unroll
       for (u32 wave = 0; wave < kWaves; ++wave)
-        store_packed(p, c, slot_index, pending.packed[wave], pending.row + wave * kWaveRows, pending.column);
+        store_packed(p, c, slot_index, pending.packed[wave], pending.row + wave * kWaveRows,
+                     pending.column);
     }
   }
-  if (c.lane == 0) cp_async_bulk_wait_group_read<0>();  // shared memory outlives the stores that read it
+  if (c.lane == 0)
+    cp_async_bulk_wait_group_read<0>();  // shared memory outlives the stores that read it
 }
 
 // ---- the kernel ----
 
 KILN_DEVICE void init_barriers(u32 smem) {
-  constexpr u32 kSharers = kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
+  constexpr u32 kSharers =
+      kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
   for (u32 s = 0; s < kStages; ++s) {
     mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleSpan + (kSfaRowMajor ? 2 : 0));
     mbarrier_init(smem + kSmem.empty + s * 8, kConsumers * 4 * kSharers);
   }
-  for (u32 i = 0; kAccumulate && i < kConsumers * 4 * kSlots; ++i) mbarrier_init(smem + kSmem.c_full + i * 8, 1);
+  for (u32 i = 0; kAccumulate && i < kConsumers * 4 * kSlots; ++i)
+    mbarrier_init(smem + kSmem.c_full + i * 8, 1);
   fence_mbarrier_init();
 }
 

@@ -1,5 +1,5 @@
-// What the rendered constants of a GEMM imply: sizes of a warpgroup's part, layout of shared memory,
-// register budgets, and where a CTA and a consumer warp work. Protocol: gemm_dense.cuh.
+// What the rendered constants of a GEMM imply: sizes of a warpgroup's part, layout of shared
+// memory, register budgets, and where a CTA and a consumer warp work. Protocol: gemm_dense.cuh.
 #pragma once
 
 #include "params.cuh"
@@ -19,28 +19,33 @@ constexpr u32 kScaleColumns = (kN + 127) / 128;
 
 static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0, "a warpgroup owns whole waves of 64 rows");
 static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
-static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0, "a TMA box is at most 256 rows of whole swizzle atoms");
-static_assert(kBlockN <= 256 && kBlockN % (8 * kClusterM) == 0, "a TMA box is at most 256 rows of whole swizzle atoms");
-static_assert(kConsumers >= 1 && kConsumers <= 4, "register budgets exist for 1 to 4 consumer warpgroups");
+static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0,
+              "a TMA box is at most 256 rows of whole swizzle atoms");
+static_assert(kBlockN <= 256 && kBlockN % (8 * kClusterM) == 0,
+              "a TMA box is at most 256 rows of whole swizzle atoms");
+static_assert(kConsumers >= 1 && kConsumers <= 4,
+              "register budgets exist for 1 to 4 consumer warpgroups");
 static_assert(!kAccumulate || !kOutBf16, "accumulation is into FP32");
 
 // Registers per thread after redistribution; the sum over warpgroups fits what the launch allots.
 constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
-constexpr SmemLayout kSmem = smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kOutBf16 ? 2u : 4u, kSfaRowMajor});
+constexpr SmemLayout kSmem = smem_layout(
+    {kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kOutBf16 ? 2u : 4u, kSfaRowMajor});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
-// Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the tile
-// width, the warpgroup's width and 128.
+// Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the
+// tile width, the warpgroup's width and 128.
 constexpr u32 gcd(u32 a, u32 b) { return b == 0 ? a : gcd(b, a % b); }
 constexpr u32 kScaleChunk = gcd(gcd(kBlockN, kWgN), 128);
 constexpr u32 kScaleChunks = kWgN / kScaleChunk;
-constexpr u32 kScaleSpan = (kBlockN + 128 - gcd(kBlockN, 128) + 127) / 128;  // SFB rows under a tile
+constexpr u32 kScaleSpan =
+    (kBlockN + 128 - gcd(kBlockN, 128) + 127) / 128;  // SFB rows under a tile
 static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's column scales");
 
-// Unrolling the loop over K by 4 gains 1 to 2 % at M = 4096 on an H200 and doubles ptxas's time, which only
-// the simplest of the fast loops can afford: one wave of 128 columns with one scale.
+// Unrolling the loop over K by 4 gains 1 to 2 % at M = 4096 on an H200 and doubles ptxas's time,
+// which only the simplest of the fast loops can afford: one wave of 128 columns with one scale.
 constexpr u32 kUnrollK = kConsumers <= 2 && kWaves == 1 && kWgN == 128 && kScaleChunks == 1 ? 4 : 1;
 
 constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / (kOutBf16 ? 2 : 4);
@@ -78,9 +83,9 @@ KILN_DEVICE Origin tile_origin(const Work& w, u32 item) {
 
 struct Consumer {
   u32 smem;
-  u32 warp;        // among all consumer warps
+  u32 warp;  // among all consumer warps
   u32 lane;
-  u32 row, column; // of this warpgroup inside the tile
-  u32 slots;       // shared address of this warp's staging slots
-  u32 c_full;      // shared address of this warp's c_full barriers
+  u32 row, column;  // of this warpgroup inside the tile
+  u32 slots;        // shared address of this warp's staging slots
+  u32 c_full;       // shared address of this warp's c_full barriers
 };

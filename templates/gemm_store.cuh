@@ -1,5 +1,5 @@
-// How D leaves a consumer warp: staged in shared memory, 16 rows x one chunk at a time, stored by TMA.
-// Every warp has its own slots, so that no warp waits for another. Protocol: gemm_dense.cuh.
+// How D leaves a consumer warp: staged in shared memory, 16 rows x one chunk at a time, stored by
+// TMA. Every warp has its own slots, so that no warp waits for another. Protocol: gemm_dense.cuh.
 #pragma once
 
 #include "gemm_shape.cuh"
@@ -12,11 +12,13 @@ KILN_DEVICE u32 staged(u32 slot, u32 row, u32 unit) {
   return slot + (flat ^ (((flat >> 7) & (kBytes / 16 - 1)) << 4));
 }
 
-KILN_DEVICE void wait_slot_free() {  // this lane's stores have left at least one of the kSlots slots
+KILN_DEVICE void
+wait_slot_free() {  // this lane's stores have left at least one of the kSlots slots
   cp_async_bulk_wait_group_read<kSlots - 1>();
 }
 
-KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, u32 row, u32 column) {
+KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, u32 row,
+                             u32 column) {
   fence_proxy_async();
   __syncwarp();
   if (c.lane == 0) {
@@ -26,8 +28,8 @@ KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, u
 }
 
 // Stores one wave of a packed BF16 tile. `row`, `column`: this warp's first element in D.
-KILN_DEVICE void store_packed(const GemmParams& p, const Consumer& c, u32& slot_index, const u32 (&packed)[kWgN / 4],
-                              u32 row, u32 column) {
+KILN_DEVICE void store_packed(const GemmParams& p, const Consumer& c, u32& slot_index,
+                              const u32 (&packed)[kWgN / 4], u32 row, u32 column) {
   const u32 lane_row = c.lane % 16, lane_unit = c.lane / 16;
 #pragma unroll
   for (u32 chunk = 0; chunk < kChunksPerWave; ++chunk) {
@@ -58,8 +60,8 @@ KILN_DEVICE void pack(u32 (&packed)[kWgN / 4], const float (&total)[kWgN / 2]) {
 KILN_DEVICE void load_c(const GemmParams& p, const Consumer& c, u32 index, u32 row, u32 column) {
   const u32 slot = index % kSlots, wave = index / kChunksPerWave, chunk = index % kChunksPerWave;
   mbarrier_arrive_expect_tx(c.c_full + slot * 8, kSlotBytes);
-  tma_load_2d(c.slots + slot * kSlotBytes, p.d, column + chunk * kChunkColumns, row + wave * kWaveRows,
-              c.c_full + slot * 8);
+  tma_load_2d(c.slots + slot * kSlotBytes, p.d, column + chunk * kChunkColumns,
+              row + wave * kWaveRows, c.c_full + slot * 8);
 }
 
 // Asks for as much of C as the slots hold. One lane.
@@ -70,13 +72,15 @@ KILN_DEVICE void request_c(const GemmParams& p, const Consumer& c, u32 row, u32 
 }
 
 // Stores a whole FP32 tile, adding C when accumulating.
-KILN_DEVICE void store_f32(const GemmParams& p, const Consumer& c, u32& c_phases, const float (&total)[kWaves][kWgN / 2],
-                           u32 row, u32 column) {
-  constexpr u32 kGroups = kChunkColumns / 8 > 0 ? kChunkColumns / 8 : 1;  // 8-column groups of a chunk
+KILN_DEVICE void store_f32(const GemmParams& p, const Consumer& c, u32& c_phases,
+                           const float (&total)[kWaves][kWgN / 2], u32 row, u32 column) {
+  constexpr u32 kGroups =
+      kChunkColumns / 8 > 0 ? kChunkColumns / 8 : 1;  // 8-column groups of a chunk
   static_assert(kChunkColumns % 8 == 0, "an FP32 chunk holds whole fragments of 8 columns");
 #pragma unroll
   for (u32 index = 0; index < kWaves * kChunksPerWave; ++index) {
-    const u32 wave = index / kChunksPerWave, chunk = index % kChunksPerWave, slot_index = index % kSlots;
+    const u32 wave = index / kChunksPerWave, chunk = index % kChunksPerWave,
+              slot_index = index % kSlots;
     const u32 slot = c.slots + slot_index * kSlotBytes;
     if constexpr (kAccumulate) {
       wait(c.c_full + slot_index * 8, (c_phases >> slot_index) & 1);
@@ -90,7 +94,8 @@ KILN_DEVICE void store_f32(const GemmParams& p, const Consumer& c, u32& c_phases
 #pragma unroll
       for (u32 half = 0; half < 2; ++half) {
         const float* value = total[wave] + (chunk * kGroups + group) * 4 + half * 2;
-        const u32 address = staged(slot, c.lane / 4 + half * 8, group * 2 + c.lane % 4 / 2) + c.lane % 2 * 8;
+        const u32 address =
+            staged(slot, c.lane / 4 + half * 8, group * 2 + c.lane % 4 / 2) + c.lane % 2 * 8;
         float2 old{0.f, 0.f};
         if constexpr (kAccumulate) old = ld_shared_v2_f32(address);
         st_shared_v2_f32(address, old.x + value[0], old.y + value[1]);

@@ -51,9 +51,9 @@ struct ReferenceParams {
   const void* b;
   const float* sfa;
   const float* sfb;
-  const void* d;    // the result under test
-  const float* c;   // D before the launch, same stride as D; accumulate only, else null
-  double* sums;     // 4 doubles, zeroed by the caller: sum x*x, sum y*y, sum x*y, max |x-y|
+  const void* d;   // the result under test
+  const float* c;  // D before the launch, same stride as D; accumulate only, else null
+  double* sums;    // 4 doubles, zeroed by the caller: sum x*x, sum y*y, sum x*y, max |x-y|
   i64 lda, ldb, ld_sfa, ld_sfb, ldd;
   i64 m, n, k;
 };

@@ -3,8 +3,8 @@
 
 #include "ptx.cuh"
 
-// Position in a ring of kSize stages. A consumer waits for the full barrier with `phase`, a producer
-// for the empty barrier with `phase ^ 1`: a fresh barrier lets the first round through.
+// Position in a ring of kSize stages. A consumer waits for the full barrier with `phase`, a
+// producer for the empty barrier with `phase ^ 1`: a fresh barrier lets the first round through.
 template <u32 kSize>
 struct Ring {
   u32 stage = 0;
@@ -18,7 +18,8 @@ struct Ring {
   }
 };
 
-// try_wait suspends the warp for a while in hardware before it reports failure, so this is no hot spin.
+// try_wait suspends the warp for a while in hardware before it reports failure, so this is no hot
+// spin.
 KILN_DEVICE void wait(u32 barrier, u32 parity) {
   while (!mbarrier_try_wait_parity(barrier, parity)) {
   }

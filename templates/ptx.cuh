@@ -1,11 +1,14 @@
-// One function per PTX instruction, named after it, without logic. Shared-memory addresses are 32-bit
+// One function per PTX instruction, named after it, without logic. Shared-memory addresses are
+// 32-bit
 // (`smem_address`), so that every access keeps its address space.
 #pragma once
 
 #include "base.cuh"
 #include "params.cuh"
 
-KILN_DEVICE u32 smem_address(const void* pointer) { return static_cast<u32>(__cvta_generic_to_shared(pointer)); }
+KILN_DEVICE u32 smem_address(const void* pointer) {
+  return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
 
 // ---- mbarrier ----
 
@@ -17,9 +20,10 @@ KILN_DEVICE void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Arrives on the barrier at the same offset in another CTA of the cluster. Without an explicit cluster
-// scope on purpose: what it orders is the reuse of a stage by TMA, and .release.cluster costs a fence
-// per arrival (measured on H200, 4096x7168x16384, 256x128 in clusters of 2: 1043 us with it).
+// Arrives on the barrier at the same offset in another CTA of the cluster. Without an explicit
+// cluster scope on purpose: what it orders is the reuse of a stage by TMA, and .release.cluster
+// costs a fence per arrival (measured on H200, 4096x7168x16384, 256x128 in clusters of 2: 1043 us
+// with it).
 KILN_DEVICE void mbarrier_arrive_cluster(u32 barrier, u32 cta_rank) {
   asm volatile(
       "{\n"
@@ -32,7 +36,8 @@ KILN_DEVICE void mbarrier_arrive_cluster(u32 barrier, u32 cta_rank) {
 }
 
 KILN_DEVICE void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
 }
 
 KILN_DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
@@ -49,14 +54,22 @@ KILN_DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
   return done != 0;
 }
 
-KILN_DEVICE void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+KILN_DEVICE void fence_mbarrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 // ---- cluster and thread block ----
 
 // Relaxed is enough after fence_mbarrier_init(), which orders the barriers' initialisation.
-KILN_DEVICE void barrier_cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-KILN_DEVICE void barrier_cluster_arrive() { asm volatile("barrier.cluster.arrive.aligned;" ::: "memory"); }
-KILN_DEVICE void barrier_cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
+KILN_DEVICE void barrier_cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+KILN_DEVICE void barrier_cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+}
+KILN_DEVICE void barrier_cluster_wait() {
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
 
 KILN_DEVICE u32 cluster_ctarank() {
   u32 rank;
@@ -76,7 +89,9 @@ KILN_DEVICE void setmaxnreg_inc() {
 // ---- programmatic dependent launch: no-ops in a launch without the attribute ----
 
 KILN_DEVICE void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-KILN_DEVICE void griddepcontrol_launch_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+KILN_DEVICE void griddepcontrol_launch_dependents() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
 
 // ---- TMA ----
 
@@ -86,8 +101,8 @@ KILN_DEVICE void prefetch_tensormap(const TensorMap& map) {
 
 KILN_DEVICE void tma_load_2d(u32 smem, const TensorMap& map, u32 x, u32 y, u32 barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-          smem),
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, "
+      "{%2, %3}], [%4];" ::"r"(smem),
       "l"(&map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
@@ -96,48 +111,62 @@ KILN_DEVICE void tma_load_2d(u32 smem, const TensorMap& map, u32 x, u32 y, u32 b
 constexpr u64 kEvictNormal = 0x1000000000000000ull;
 constexpr u64 kEvictFirst = 0x12f0000000000000ull;
 
-KILN_DEVICE void tma_load_2d_policy(u32 smem, const TensorMap& map, u32 x, u32 y, u32 barrier, u64 policy) {
+KILN_DEVICE void tma_load_2d_policy(u32 smem, const TensorMap& map, u32 x, u32 y, u32 barrier,
+                                    u64 policy) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_"
+      "hint"
       " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(smem),
       "l"(&map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
       : "memory");
 }
 
 // Writes the box to the same offset in every CTA of the mask and completes on each one's barrier.
-KILN_DEVICE void tma_load_2d_multicast(u32 smem, const TensorMap& map, u32 x, u32 y, u32 barrier, u16 cta_mask) {
+KILN_DEVICE void tma_load_2d_multicast(u32 smem, const TensorMap& map, u32 x, u32 y, u32 barrier,
+                                       u16 cta_mask) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::"
+      "cluster"
       " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(smem),
       "l"(&map), "r"(x), "r"(y), "r"(barrier), "h"(cta_mask)
       : "memory");
 }
 
 KILN_DEVICE void tma_store_2d(const TensorMap& map, u32 x, u32 y, u32 smem) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(x),
-               "r"(y), "r"(smem)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
+          &map),
+      "r"(x), "r"(y), "r"(smem)
+      : "memory");
 }
 
-KILN_DEVICE void cp_async_bulk_commit_group() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+KILN_DEVICE void cp_async_bulk_commit_group() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
 
 template <u32 kPending>
 KILN_DEVICE void cp_async_bulk_wait_group_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
 }
 
-KILN_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+KILN_DEVICE void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 // ---- small asynchronous copies ----
 
 // Four bytes from global to shared memory; zeros when !valid (the source is then not read).
 KILN_DEVICE void cp_async_4(u32 smem, const void* global, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(smem), "l"(global), "r"(valid ? 4u : 0u) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(smem), "l"(global),
+               "r"(valid ? 4u : 0u)
+               : "memory");
 }
 
 // Sixteen bytes, past L1; both addresses 16-byte aligned.
 KILN_DEVICE void cp_async_16(u32 smem, const void* global, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem), "l"(global), "r"(valid ? 16u : 0u) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem), "l"(global),
+               "r"(valid ? 16u : 0u)
+               : "memory");
 }
 
 // Arrives on the barrier, as one of its expected arrivals, once this thread's copies have landed.
@@ -162,7 +191,10 @@ KILN_DEVICE float ld_shared_f32(u32 address) {
 
 KILN_DEVICE float2 ld_shared_v2_f32(u32 address) {
   float2 value;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "r"(address) : "memory");
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(value.x), "=f"(value.y)
+               : "r"(address)
+               : "memory");
   return value;
 }
 
@@ -175,19 +207,23 @@ KILN_DEVICE void st_shared_v2_f32(u32 address, float x, float y) {
 }
 
 KILN_DEVICE void stmatrix_x2(u32 address, u32 r0, u32 r1) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(r0), "r"(r1) : "memory");
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(r0),
+               "r"(r1)
+               : "memory");
 }
 
 KILN_DEVICE void stmatrix_x4(u32 address, u32 r0, u32 r1, u32 r2, u32 r3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r0), "r"(r1),
-               "r"(r2), "r"(r3)
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(r0), "r"(r1), "r"(r2), "r"(r3)
                : "memory");
 }
 
 // ---- WGMMA (the mma itself is generated for each tile: see jit/source.cc) ----
 
 KILN_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-KILN_DEVICE void wgmma_commit_group() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+KILN_DEVICE void wgmma_commit_group() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
 
 template <u32 kPending>
 KILN_DEVICE void wgmma_wait_group() {

@@ -1,5 +1,5 @@
-// The shared memory of a GEMM kernel: offsets for the kernel, bytes for the launch, legality for the
-// tuner. One definition, compiled as device code by NVRTC and as host C++ by jit/tile.cc.
+// The shared memory of a GEMM kernel: offsets for the kernel, bytes for the launch, legality for
+// the tuner. One definition, compiled as device code by NVRTC and as host C++ by jit/tile.cc.
 #pragma once
 
 #include "base.cuh"
@@ -9,9 +9,9 @@ KILN_BEGIN_SHARED
 constexpr u32 kMaxSmemBytes = 232448;  // dynamic shared memory of one CTA on sm_90: 227 KiB
 constexpr u32 kBlockK = 128;           // bytes and elements of K per stage, and per scale
 constexpr u32 kSfbSlotBytes = 16;      // up to 3 column scales of a stage, padded
-constexpr u32 kSfaGroup = 4;           // k-blocks of row-major row scales that are copied at once: 16 bytes
-constexpr u32 kStoreRows = 16;         // rows that one warp stages and stores at a time
-constexpr u32 kWaveRows = 64;          // rows of one WGMMA
+constexpr u32 kSfaGroup = 4;  // k-blocks of row-major row scales that are copied at once: 16 bytes
+constexpr u32 kStoreRows = 16;  // rows that one warp stages and stores at a time
+constexpr u32 kWaveRows = 64;   // rows of one WGMMA
 
 struct GemmShape {
   u32 block_m, block_n;
@@ -21,17 +21,19 @@ struct GemmShape {
   bool sfa_row_major;
 };
 
-// Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds `d_slots` chunks
-// of kStoreRows rows for each consumer warp, sfa_rows two groups of row-major row scales on their way into
-// the stages (block_m x kSfaGroup floats each). Barriers are u64: full[stages], empty[stages],
-// c_full[consumer warps * d_slots].
+// Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
+// `d_slots` chunks of kStoreRows rows for each consumer warp, sfa_rows two groups of row-major row
+// scales on their way into the stages (block_m x kSfaGroup floats each). Barriers are u64:
+// full[stages], empty[stages], c_full[consumer warps * d_slots].
 struct SmemLayout {
   u32 a, b, d, sfa, sfa_rows, sfb, full, empty, c_full, total;
   u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes;
   u32 d_chunk_bytes, d_chunks, d_slots;
 };
 
-KILN_SHARED_CODE u32 align_up(u32 value, u32 alignment) { return (value + alignment - 1) / alignment * alignment; }
+KILN_SHARED_CODE u32 align_up(u32 value, u32 alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
 
 // D leaves through chunks as wide as a swizzle span, the widest that divides a warpgroup's row.
 KILN_SHARED_CODE u32 d_chunk_bytes(u32 row_bytes) {
@@ -51,8 +53,9 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
-  const u32 ring_bytes = s.stages * (l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + kSfbSlotBytes + 16) +
-                         2 * l.sfa_group_bytes;
+  const u32 ring_bytes =
+      s.stages * (l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + kSfbSlotBytes + 16) +
+      2 * l.sfa_group_bytes;
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 

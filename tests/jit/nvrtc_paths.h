@@ -25,7 +25,8 @@ inline std::vector<std::string> nvrtc_paths() {
     }
   }
   if (paths.empty())
-    if (const jit::NvrtcLocation found = jit::locate_nvrtc({}); !found.path.empty()) paths.push_back(found.path);
+    if (const jit::NvrtcLocation found = jit::locate_nvrtc({}); !found.path.empty())
+      paths.push_back(found.path);
   return paths;
 }
 

@@ -40,7 +40,9 @@ TEST_CASE("an explicit path that does not exist is the only place tried", "[nvrt
   CHECK(location.path.empty());
   REQUIRE(location.tried.size() == 1);
   CHECK(location.tried[0] == "/nonexistent/libnvrtc.so: does not exist");
-  const std::string text = message_of(Status::kNoCompiler, [] { open_nvrtc({"/nonexistent/libnvrtc.so", {}}); });
+  const std::string text = message_of(Status::kNoCompiler, [] {
+    open_nvrtc({"/nonexistent/libnvrtc.so", {}});
+  });
   CHECK(text.find("/nonexistent/libnvrtc.so") != std::string::npos);
   CHECK(text.find("KILN_NVRTC") != std::string::npos);
 }
@@ -59,7 +61,8 @@ TEST_CASE("a file that is no library, or the wrong one, is named with the reason
   CHECK(other.tried[0].find("has no nvrtcVersion") != std::string::npos);
 }
 
-TEST_CASE("a directory, its library file and a virtual environment find the same NVRTC", "[nvrtc]") {
+TEST_CASE("a directory, its library file and a virtual environment find the same NVRTC",
+          "[nvrtc]") {
   const std::vector<std::string> paths = test::nvrtc_paths();
   if (paths.empty()) KILN_SKIP("no NVRTC on this machine");
   const NvrtcLocation by_file = locate_nvrtc({paths[0], {}});
@@ -81,7 +84,8 @@ TEST_CASE("the fingerprint names version and builds but no path", "[nvrtc]") {
   }
 }
 
-TEST_CASE("a program that does not compile fails with its name, the options and the log", "[nvrtc]") {
+TEST_CASE("a program that does not compile fails with its name, the options and the log",
+          "[nvrtc]") {
   const std::vector<std::string> paths = test::nvrtc_paths();
   if (paths.empty()) KILN_SKIP("no NVRTC on this machine");
   for (const std::string& path : paths) {
@@ -102,5 +106,6 @@ TEST_CASE("a success without the entry's code is refused", "[nvrtc]") {
   const auto compiler = open_nvrtc({paths[0], {}});
   Source source = render({QuantizeSpec{}, {}});
   source.text = "extern \"C\" __global__ void another_name() {}\n";
-  CHECK(message_of(Status::kCompileFailed, [&] { compiler->compile(source); }).find(source.entry) != std::string::npos);
+  CHECK(message_of(Status::kCompileFailed, [&] { compiler->compile(source); }).find(source.entry) !=
+        std::string::npos);
 }

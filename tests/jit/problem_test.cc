@@ -33,7 +33,12 @@ bool mentions(const std::string& text, std::initializer_list<const char*> words)
 
 TEST_CASE("problems of real models are valid, down to the smallest sizes", "[problem]") {
   CHECK(complaint(good()).empty());
-  for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{8, 16}, {576, 7168}, {2112, 7168}, {7168, 576}, {73728, 36864}, {36864, 128}}) {
+  for (const auto& [n, k] : {std::pair<std::int64_t, std::int64_t>{8, 16},
+                             {576, 7168},
+                             {2112, 7168},
+                             {7168, 576},
+                             {73728, 36864},
+                             {36864, 128}}) {
     Problem p = good();
     p.n = n;
     p.k = k;
@@ -48,8 +53,9 @@ TEST_CASE("a bad n or k is named with its value, the rule and the size to pad to
   p = good();
   p.n = 7;
   CHECK(mentions(complaint(p), {"n must be a multiple of 8", "got 7", "to 8"}));
-  for (const std::int64_t bad : {std::int64_t{0}, std::int64_t{-8}, std::int64_t{1} << 31, std::numeric_limits<std::int64_t>::max(),
-                                 std::numeric_limits<std::int64_t>::min()}) {
+  for (const std::int64_t bad :
+       {std::int64_t{0}, std::int64_t{-8}, std::int64_t{1} << 31,
+        std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min()}) {
     p = good();
     p.n = bad;
     CHECK(mentions(complaint(p), {"n must be in 8..", std::to_string(bad).c_str()}));
@@ -79,11 +85,16 @@ TEST_CASE("enumeration values outside their range are refused", "[problem]") {
   CHECK(mentions(complaint(p), {"out", "bf16", "f32"}));
 }
 
-TEST_CASE("names and their parsers are inverse, and a wrong word lists the right ones", "[problem]") {
-  for (const Fp8Type type : {Fp8Type::kE4m3, Fp8Type::kE5m2}) CHECK(parse_fp8_type(name(type), "--a") == type);
-  for (const OutputType type : {OutputType::kBf16, OutputType::kF32}) CHECK(parse_output_type(name(type), "--out") == type);
-  for (const ScaleMajor major : {ScaleMajor::kRow, ScaleMajor::kM}) CHECK(parse_scale_major(name(major), "--sfa") == major);
+TEST_CASE("names and their parsers are inverse, and a wrong word lists the right ones",
+          "[problem]") {
+  for (const Fp8Type type : {Fp8Type::kE4m3, Fp8Type::kE5m2})
+    CHECK(parse_fp8_type(name(type), "--a") == type);
+  for (const OutputType type : {OutputType::kBf16, OutputType::kF32})
+    CHECK(parse_output_type(name(type), "--out") == type);
+  for (const ScaleMajor major : {ScaleMajor::kRow, ScaleMajor::kM})
+    CHECK(parse_scale_major(name(major), "--sfa") == major);
   CHECK(parse_layout("dense", "layout") == Layout::kDense);
   CHECK(parse_scaling("1d2d", "scaling") == Scaling::k1d2d);
-  CHECK_THROWS_WITH(parse_fp8_type("fp8", "problems[3].a"), "problems[3].a must be one of e4m3, e5m2; got \"fp8\"");
+  CHECK_THROWS_WITH(parse_fp8_type("fp8", "problems[3].a"),
+                    "problems[3].a must be one of e4m3, e5m2; got \"fp8\"");
 }

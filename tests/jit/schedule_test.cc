@@ -29,10 +29,12 @@ bool visits_all_once(u32 num_m, u32 num_n, u32 raster_group) {
 TEST_CASE("every output tile is visited exactly once, for all small grids", "[schedule]") {
   for (u32 num_m = 1; num_m <= 24; ++num_m)
     for (u32 num_n = 1; num_n <= 24; ++num_n)
-      for (const u32 group : {1u, 2u, 3u, 8u, 16u, 1024u}) REQUIRE(visits_all_once(num_m, num_n, group));
+      for (const u32 group : {1u, 2u, 3u, 8u, 16u, 1024u})
+        REQUIRE(visits_all_once(num_m, num_n, group));
 }
 
-TEST_CASE("every output tile is visited exactly once, for thousands of random grids", "[schedule]") {
+TEST_CASE("every output tile is visited exactly once, for thousands of random grids",
+          "[schedule]") {
   std::mt19937 random(1);
   for (int round = 0; round < 3000; ++round) {
     const u32 num_m = 1 + random() % 200, num_n = 1 + random() % 200, group = 1 + random() % 40;

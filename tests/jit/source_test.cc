@@ -14,7 +14,9 @@ using namespace kiln::jit;
 
 namespace {
 
-GemmSpec gemm() { return {.problem = {.n = 7168, .k = 2048}, .tile = {128, 128, 2, 1, 4, 1, 1, 8}}; }
+GemmSpec gemm() {
+  return {.problem = {.n = 7168, .k = 2048}, .tile = {128, 128, 2, 1, 4, 1, 1, 8}};
+}
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -41,18 +43,32 @@ TEST_CASE("a rendered program is the golden file, byte for byte", "[source]") {
   }
 }
 
-TEST_CASE("every field of a GEMM's spec changes the rendered program and the entry's name", "[source]") {
+TEST_CASE("every field of a GEMM's spec changes the rendered program and the entry's name",
+          "[source]") {
   const std::vector<std::function<void(GemmSpec&)>> changes{
       [](GemmSpec& s) { s.problem.n = 4096; },
       [](GemmSpec& s) { s.problem.k = 4096; },
       [](GemmSpec& s) { s.problem.a = Fp8Type::kE5m2; },
       [](GemmSpec& s) { s.problem.b = Fp8Type::kE5m2; },
-      [](GemmSpec& s) { s.problem.out = OutputType::kF32; s.tile.stages = 3; },
-      [](GemmSpec& s) { s.problem.out = OutputType::kF32; s.tile.stages = 3; s.problem.accumulate = true; },
+      [](GemmSpec& s) {
+        s.problem.out = OutputType::kF32;
+        s.tile.stages = 3;
+      },
+      [](GemmSpec& s) {
+        s.problem.out = OutputType::kF32;
+        s.tile.stages = 3;
+        s.problem.accumulate = true;
+      },
       [](GemmSpec& s) { s.problem.sfa_major = ScaleMajor::kM; },
-      [](GemmSpec& s) { s.tile.block_m = 256; s.tile.stages = 3; },
+      [](GemmSpec& s) {
+        s.tile.block_m = 256;
+        s.tile.stages = 3;
+      },
       [](GemmSpec& s) { s.tile.block_n = 96; },
-      [](GemmSpec& s) { s.tile.warpgroups_m = 1; s.tile.warpgroups_n = 2; },
+      [](GemmSpec& s) {
+        s.tile.warpgroups_m = 1;
+        s.tile.warpgroups_n = 2;
+      },
       [](GemmSpec& s) { s.tile.stages = 3; },
       [](GemmSpec& s) { s.tile.cluster_m = 2; },
       [](GemmSpec& s) { s.tile.cluster_n = 2; },
@@ -74,10 +90,12 @@ TEST_CASE("every field of a cast changes the rendered program and the entry's na
   for (const QuantizeInput in : {QuantizeInput::kBf16, QuantizeInput::kF32})
     for (const Fp8Type out : {Fp8Type::kE4m3, Fp8Type::kE5m2})
       for (const bool power_of_two : {false, true})
-        for (const auto& [granularity, major] : {std::pair{ScaleGranularity::k1x128, ScaleMajor::kRow},
-                                                 std::pair{ScaleGranularity::k1x128, ScaleMajor::kM},
-                                                 std::pair{ScaleGranularity::k128x128, ScaleMajor::kRow}}) {
-          const Source source = render({QuantizeSpec{in, out, granularity, major, power_of_two}, {}});
+        for (const auto& [granularity, major] :
+             {std::pair{ScaleGranularity::k1x128, ScaleMajor::kRow},
+              std::pair{ScaleGranularity::k1x128, ScaleMajor::kM},
+              std::pair{ScaleGranularity::k128x128, ScaleMajor::kRow}}) {
+          const Source source =
+              render({QuantizeSpec{in, out, granularity, major, power_of_two}, {}});
           texts.insert(source.text);
           names.insert(source.entry);
           ++count;
@@ -89,7 +107,8 @@ TEST_CASE("every field of a cast changes the rendered program and the entry's na
 TEST_CASE("the entry is an identifier and the program's name spells the shape", "[source]") {
   const Source source = render({gemm(), {}});
   CHECK(source.program_name == source.entry + ".cu");
-  CHECK(source.entry.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == std::string::npos);
+  CHECK(source.entry.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") ==
+        std::string::npos);
   for (const char* part : {"dense", "1d2d", "n7168", "k2048", "e4m3", "bf16", "128x128"})
     CHECK(source.entry.find(part) != std::string::npos);
 }
@@ -111,7 +130,10 @@ TEST_CASE("illegal specs are not rendered", "[source]") {
   spec = gemm();
   spec.tile.stages = 32;
   CHECK_THROWS_AS(render({spec, {}}), Error);
-  CHECK_THROWS_AS(render({QuantizeSpec{.granularity = ScaleGranularity::k128x128, .scale_major = ScaleMajor::kM}, {}}), Error);
+  CHECK_THROWS_AS(render({QuantizeSpec{.granularity = ScaleGranularity::k128x128,
+                                       .scale_major = ScaleMajor::kM},
+                          {}}),
+                  Error);
   try {
     render({gemm(), Arch{100}});
     FAIL("rendered for sm_100a");

@@ -53,11 +53,13 @@ TEST_CASE("every rule of a tile is enforced and named", "[tile]") {
   CHECK(contains(broken([](Tile& t) { t.stages = 1; }), "stages"));
   CHECK(contains(broken([](Tile& t) { t.stages = 7; }), "shared memory must be at most 232448"));
   CHECK(contains(broken([](Tile& t) { t.cluster_m = 3; }), "cluster"));
-  CHECK(contains(broken([](Tile& t) { t.cluster_m = 4, t.cluster_n = 4; }), "product of at most 8"));
+  CHECK(
+      contains(broken([](Tile& t) { t.cluster_m = 4, t.cluster_n = 4; }), "product of at most 8"));
   CHECK(contains(broken([](Tile& t) { t.block_n = 8, t.cluster_m = 2; }), "8 * cluster_m"));
   CHECK(contains(broken([](Tile& t) { t.raster_group = 0; }), "raster_group"));
   CHECK(contains(broken([](Tile& t) { t.block_n = 256; }), "registers"));
-  CHECK(contains(broken([](Tile& t) { t.warpgroups_m = 1 << 30, t.warpgroups_n = 1 << 30; }), "1 to 4"));
+  CHECK(contains(broken([](Tile& t) { t.warpgroups_m = 1 << 30, t.warpgroups_n = 1 << 30; }),
+                 "1 to 4"));
 }
 
 TEST_CASE("the menu holds only legal tiles, each once, for every output type", "[tile]") {
@@ -74,10 +76,12 @@ TEST_CASE("the menu holds only legal tiles, each once, for every output type", "
   }
 }
 
-TEST_CASE("a plan covers every M without gaps, with legal tiles that differ from their neighbours", "[tile]") {
+TEST_CASE("a plan covers every M without gaps, with legal tiles that differ from their neighbours",
+          "[tile]") {
   std::mt19937 random(7);
   for (int round = 0; round < 60; ++round) {
-    Problem p = problem(8 * (1 + random() % 5000), 16 * (1 + random() % 2000), random() % 2 ? OutputType::kBf16 : OutputType::kF32);
+    Problem p = problem(8 * (1 + random() % 5000), 16 * (1 + random() % 2000),
+                        random() % 2 ? OutputType::kBf16 : OutputType::kF32);
     p.accumulate = p.out == OutputType::kF32 && random() % 2;
     const Machine machine{static_cast<std::int32_t>(1 + random() % 144)};
     const std::vector<TileInterval> plan = plan_tiles(p, machine);
@@ -99,26 +103,34 @@ TEST_CASE("small M gets short tiles, large M tall ones", "[tile]") {
   const Problem p = problem(7168, 16384);
   CHECK(choose_tile(p, 1, {}).block_m == 64);
   CHECK(choose_tile(p, 4096, {}).block_m >= 192);
-  CHECK(estimate_us(p, choose_tile(p, 4096, {}), 4096, {}) < estimate_us(p, choose_tile(p, 1, {}), 4096, {}));
+  CHECK(estimate_us(p, choose_tile(p, 4096, {}), 4096, {}) <
+        estimate_us(p, choose_tile(p, 1, {}), 4096, {}));
 }
 
 TEST_CASE("a tile's text form is read back, trailing parts may be left out", "[tile]") {
-  for (const Tile& tile : legal_tiles(problem(7168, 2048))) CHECK(parse_tile(describe(tile), "--tile") == tile);
+  for (const Tile& tile : legal_tiles(problem(7168, 2048)))
+    CHECK(parse_tile(describe(tile), "--tile") == tile);
   CHECK(parse_tile("256x128", "--tile") == Tile{256, 128, 2, 1, 4, 1, 1, 8});
   CHECK(parse_tile("64x96/1x2", "--tile") == Tile{64, 96, 1, 2, 4, 1, 1, 8});
   CHECK(parse_tile("192x128/3x1/s5", "--tile") == Tile{192, 128, 3, 1, 5, 1, 1, 8});
-  for (const char* bad : {"", "128", "128x", "x128", "128x128/", "128x128/2", "128x128/2x1/4", "128x128/2x1/s4/c2", "128x128/2x1/s4/c2x1/r8/",
-                          "128x128 ", "99999999999x8", "-64x128/2x1/s4/c1x1/r8x"})
+  for (const char* bad :
+       {"", "128", "128x", "x128", "128x128/", "128x128/2", "128x128/2x1/4", "128x128/2x1/s4/c2",
+        "128x128/2x1/s4/c2x1/r8/", "128x128 ", "99999999999x8", "-64x128/2x1/s4/c1x1/r8x"})
     CHECK_THROWS_AS(parse_tile(bad, "--tile"), Error);
 }
 
-TEST_CASE("the regions of shared memory are aligned, in order and within the launch's bytes", "[tile]") {
-  for (const auto& [out, major] : {std::pair{OutputType::kBf16, ScaleMajor::kRow}, {OutputType::kBf16, ScaleMajor::kM}, {OutputType::kF32, ScaleMajor::kRow}}) {
+TEST_CASE("the regions of shared memory are aligned, in order and within the launch's bytes",
+          "[tile]") {
+  for (const auto& [out, major] : {std::pair{OutputType::kBf16, ScaleMajor::kRow},
+                                   {OutputType::kBf16, ScaleMajor::kM},
+                                   {OutputType::kF32, ScaleMajor::kRow}}) {
     Problem p = problem(7168, 2048, out);
     p.sfa_major = major;
     const auto u = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
     for (const Tile& t : legal_tiles(p)) {
-      const auto l = device::smem_layout({u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.stages), u(out == OutputType::kBf16 ? 2 : 4), p.sfa_major == ScaleMajor::kRow});
+      const auto l = device::smem_layout(
+          {u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.stages),
+           u(out == OutputType::kBf16 ? 2 : 4), p.sfa_major == ScaleMajor::kRow});
       const std::uint32_t warps = u(t.warpgroups_m * t.warpgroups_n * 4);
       CHECK(l.a % 1024 == 0);
       CHECK(l.b == l.a + u(t.stages) * l.a_stage_bytes);
