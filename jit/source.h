@@ -38,6 +38,7 @@ struct QuantizeSpec {
   ScaleGranularity granularity = ScaleGranularity::k1x128;
   ScaleMajor scale_major = ScaleMajor::kRow;  // 128x128: kRow only
   bool power_of_two = false;                  // scales rounded up to a power of two
+  bool two_way = false;                       // also the cast of the transposed matrix; kBf16 only
   auto operator<=>(const QuantizeSpec&) const = default;
 };
 void validate(const QuantizeSpec& spec);  // throws Error{kInvalidArgument}

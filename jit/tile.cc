@@ -31,8 +31,10 @@ device::SmemLayout layout_of(const Tile& t, const Problem& p) {
   return device::smem_layout(
       {static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
        static_cast<std::uint32_t>(t.warpgroups_m), static_cast<std::uint32_t>(t.warpgroups_n),
-       static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(element_bytes(p.out)),
-       p.sfa_major == ScaleMajor::kRow});
+       static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(t.cluster_n),
+       static_cast<std::uint32_t>(element_bytes(p.out)), p.sfa_major == ScaleMajor::kRow,
+       p.scaling == Scaling::k1d1d,
+       has_row_groups(p) ? static_cast<std::uint32_t>(group_capacity(p)) : 0});
 }
 
 // Registers a consumer thread has after redistribution (templates/gemm_dense.cuh), and needs: one

@@ -105,13 +105,6 @@ bool to_bool(const char* field, std::int32_t value) {
   throw Error(Status::kInvalidArgument, fmt::format("{} must be 0 or 1, got {}", field, value));
 }
 
-void require_zero(const char* field, std::int32_t value) {
-  if (value == 0) return;
-  throw Error(Status::kInvalidArgument,
-              fmt::format("{} must be 0, got {}: initialise the struct with its KILN_*_INIT macro",
-                          field, value));
-}
-
 jit::Fp8Type to_fp8(const char* field, std::int32_t value) {
   return to_enum<jit::Fp8Type>(field, value, KILN_TYPE_E4M3, {"KILN_TYPE_E4M3", "KILN_TYPE_E5M2"});
 }
@@ -122,12 +115,13 @@ jit::ScaleMajor to_scale_major(const char* field, std::int32_t value) {
 }
 
 jit::Problem to_problem(const kiln_problem& p) {
-  require_zero("reserved", p.reserved);
   jit::Problem problem;
-  problem.layout =
-      to_enum<jit::Layout>("layout", p.layout, KILN_LAYOUT_DENSE, {"KILN_LAYOUT_DENSE"});
-  problem.scaling =
-      to_enum<jit::Scaling>("scaling", p.scaling, KILN_SCALING_1D2D, {"KILN_SCALING_1D2D"});
+  problem.layout = to_enum<jit::Layout>(
+      "layout", p.layout, KILN_LAYOUT_DENSE,
+      {"KILN_LAYOUT_DENSE", "KILN_LAYOUT_GROUPED_CONTIGUOUS", "KILN_LAYOUT_GROUPED_MASKED",
+       "KILN_LAYOUT_GROUPED_K"});
+  problem.scaling = to_enum<jit::Scaling>("scaling", p.scaling, KILN_SCALING_1D2D,
+                                          {"KILN_SCALING_1D2D", "KILN_SCALING_1D1D"});
   problem.n = p.n;
   problem.k = p.k;
   problem.a = to_fp8("a_type", p.a_type);
@@ -136,6 +130,12 @@ jit::Problem to_problem(const kiln_problem& p) {
                                          {"KILN_TYPE_BF16", "KILN_TYPE_F32"});
   problem.sfa_major = to_scale_major("sfa_major", p.sfa_major);
   problem.accumulate = to_bool("accumulate", p.accumulate);
+  problem.group_form = to_enum<jit::GroupForm>(
+      "group_form", p.group_form, KILN_GROUPS_NONE,
+      {"KILN_GROUPS_NONE", "KILN_GROUPS_LABELS", "KILN_GROUPS_ENDS", "KILN_GROUPS_ROWS",
+       "KILN_GROUPS_PACKED"});
+  problem.groups = p.groups;
+  problem.alignment = p.alignment;
   return problem;
 }
 
@@ -145,7 +145,6 @@ jit::Tile to_tile(const kiln_tile& t) {
 }
 
 jit::QuantizeSpec to_quantize_spec(const kiln_quantize_problem& p) {
-  require_zero("reserved", p.reserved);
   jit::QuantizeSpec spec;
   spec.in = to_enum<jit::QuantizeInput>("in_type", p.in_type, KILN_TYPE_BF16,
                                         {"KILN_TYPE_BF16", "KILN_TYPE_F32"});
@@ -154,6 +153,7 @@ jit::QuantizeSpec to_quantize_spec(const kiln_quantize_problem& p) {
                                                     {"KILN_SCALE_1X128", "KILN_SCALE_128X128"});
   spec.scale_major = to_scale_major("scale_major", p.scale_major);
   spec.power_of_two = to_bool("power_of_two", p.power_of_two);
+  spec.two_way = to_bool("two_way", p.two_way);
   return spec;
 }
 

@@ -2,6 +2,8 @@
  *
  *   D[M,N] (+)= dequant(A)[M,K] * dequant(B)[N,K]^T
  *
+ * once (dense) or for each of G groups (grouped layouts), whose sizes only the device knows.
+ *
  * Conventions, once for the whole file:
  *  1. Handles are opaque pointers. The caller destroys what it created; a plan or quantizer keeps
  *     its engine alive. Destroying NULL is a no-op. Kernels are unloaded with the last handle of
@@ -18,7 +20,8 @@
  *  6. Thread safety: every function may be called from any thread at any time, except that a handle
  *     must not be destroyed while another call uses it.
  *  7. Pointers named in kiln_operands and kiln_quantize_operands are device pointers of the
- *     engine's device. All other pointers are host pointers, read before the call returns.
+ *     engine's device, except those named host_*. All other pointers are host pointers. Host memory
+ *     is read before the call returns.
  *  8. Asynchronous: kiln_launch and kiln_quantize enqueue work on the given stream and return. They
  *     never synchronise, allocate, or touch another stream. Everything else is synchronous.
  *  9. Sizes, strides and counts are in elements, not bytes, unless the name says bytes.
@@ -142,6 +145,17 @@ enum {
   KILN_LOG_DEBUG = 5
 };
 
+/* With KILN_CHECK_ON each launch of a grouped layout first waits for its stream, reads the group
+ * sizes and the expert map back and checks them: labels sorted, in range and aligned, ends that do
+ * not decrease, rows at most m, experts in range. The first violation is
+ * KILN_ERROR_INVALID_ARGUMENT with index and value, and nothing is enqueued. During a stream capture
+ * there is nothing to read yet: the launch is not checked. */
+enum {
+  KILN_CHECK_DEFAULT = 0, /* KILN_CHECK_GROUPS in the environment, else KILN_CHECK_OFF */
+  KILN_CHECK_OFF = 1,
+  KILN_CHECK_ON = 2
+};
+
 /* Called without locks held, from any thread that calls Kiln; must not call Kiln or throw. */
 typedef void (*kiln_log_callback)(int32_t level, const char* message, void* user);
 
@@ -155,7 +169,7 @@ typedef struct kiln_engine_options {
   int32_t num_sms;        /* KILN_DEVICE_NONE: 1..1024, e.g. 132; else 0 (all) up to the GPU's */
   int32_t miss_policy;    /* KILN_MISS_*;  KILN_NO_COMPILE=1 */
   int32_t log_level;      /* KILN_LOG_*;   KILN_LOG_LEVEL=off|error|warning|info|debug */
-  int32_t reserved;
+  int32_t check_groups;   /* KILN_CHECK_*; KILN_CHECK_GROUPS=1 */
   const char* cache_dir;  /* KILN_CACHE_DIR; NULL: default ~/.cache/kiln; "": no disk cache */
   const char* cache_path; /* KILN_CACHE_PATH; read-only directories a:b:c, searched first */
   const char* nvrtc_path; /* KILN_NVRTC; libnvrtc file or its directory; NULL: search */
@@ -175,27 +189,50 @@ KILN_API void kiln_engine_destroy(kiln_engine* engine);
 
 /* ---- Plan ---------------------------------------------------------------------------------- */
 
-enum { KILN_LAYOUT_DENSE = 0 };
-enum { KILN_SCALING_1D2D = 0 };
+enum {
+  KILN_LAYOUT_DENSE = 0,              /* A [m,k], B [n,k], D [m,n] */
+  KILN_LAYOUT_GROUPED_CONTIGUOUS = 1, /* A [m,k], B [groups,n,k], D [m,n]; m is all rows together */
+  KILN_LAYOUT_GROUPED_MASKED = 2,     /* A [groups,m,k], B [groups,n,k], D [groups,m,n] */
+  KILN_LAYOUT_GROUPED_K = 3           /* A [m,k], B [n,k], D [groups,m,n]; k is all groups together */
+};
+enum {
+  KILN_SCALING_1D2D = 0, /* A 1x128, B 128x128; dense, grouped_contiguous, grouped_masked */
+  KILN_SCALING_1D1D = 1  /* A and B 1x128, M-major; dense, grouped_k */
+};
 enum { KILN_TYPE_E4M3 = 0, KILN_TYPE_E5M2 = 1, KILN_TYPE_BF16 = 2, KILN_TYPE_F32 = 3 };
 enum { KILN_SCALE_ROW_MAJOR = 0, KILN_SCALE_M_MAJOR = 1 };
+
+/* Where a launch finds which group a row, or a position in K, belongs to. */
+enum {
+  KILN_GROUPS_NONE = 0,   /* dense */
+  KILN_GROUPS_LABELS = 1, /* grouped_contiguous: grouping[row] is the group, negative for padding */
+  KILN_GROUPS_ENDS = 2,   /* grouped_contiguous, grouped_k: grouping[g] is where group g ends; it
+                             begins at the previous end rounded up to the alignment (in K: 128) */
+  KILN_GROUPS_ROWS = 3,   /* grouped_masked: grouping[g] is how many rows of group g are valid */
+  KILN_GROUPS_PACKED = 4  /* grouped_k: host_group_k[g] is K of group g; A is [m,K_0], [m,K_1], ...
+                             one after the other without gaps, B likewise */
+};
 
 /* What is asked. M, strides and pointers come with each launch. */
 typedef struct kiln_problem {
   uint32_t struct_size;
   uint32_t struct_version;
   int32_t layout;     /* KILN_LAYOUT_* */
-  int32_t scaling;    /* KILN_SCALING_1D2D: A 1x128, B 128x128, FP32 scales */
+  int32_t scaling;    /* KILN_SCALING_*, FP32 scales */
   int64_t n;          /* multiple of 8 */
-  int64_t k;          /* multiple of 16; the tail of the last block of 128 counts as zeros */
+  int64_t k;          /* multiple of 16; the tail of the last block of 128 counts as zeros. 1d1d: K
+                         comes with each launch; here is a typical one (grouped_k: of one group) */
   int32_t a_type;     /* KILN_TYPE_E4M3 or KILN_TYPE_E5M2 */
   int32_t b_type;     /* KILN_TYPE_E4M3 or KILN_TYPE_E5M2 */
   int32_t d_type;     /* KILN_TYPE_BF16 or KILN_TYPE_F32 */
-  int32_t sfa_major;  /* KILN_SCALE_ROW_MAJOR or KILN_SCALE_M_MAJOR */
-  int32_t accumulate; /* 1: D += (needs KILN_TYPE_F32); 0: D = */
-  int32_t reserved;
+  int32_t sfa_major;  /* KILN_SCALE_ROW_MAJOR or KILN_SCALE_M_MAJOR; 1d1d: M_MAJOR, SFB too */
+  int32_t accumulate; /* 1: D +=; 0: D = */
+  int32_t group_form; /* KILN_GROUPS_* */
+  int32_t groups;     /* G: 1 for dense, else 1..1024 */
+  int32_t alignment;  /* grouped_contiguous: groups begin at multiples of it: a power of two in
+                         1..1024 (1: no padding); else 0 */
 } kiln_problem;
-#define KILN_PROBLEM_INIT {sizeof(kiln_problem), 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0}
+#define KILN_PROBLEM_INIT {sizeof(kiln_problem), 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0}
 
 /* How it is computed; see README "Tiles" for the rules. */
 typedef struct kiln_tile {
@@ -215,7 +252,7 @@ KILN_API kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* p
                                       const kiln_tile* tile, kiln_plan** plan);
 KILN_API void kiln_plan_destroy(kiln_plan* plan);
 
-/* Makes every kernel that an M in [m_min, m_max] can need ready: from disk, or compiled; loaded if
+/* Makes every kernel that an M (grouped_masked: an expected_m) in [m_min, m_max] can need ready: from disk, or compiled; loaded if
  * the engine has a device. 0 and INT64_MAX cover every M. Call it before a capture begins: while
  * the per-thread default stream or a blocking stream of the context is being captured it is
  * KILN_ERROR_CAPTURING. Captures of non-blocking streams cannot be seen from here; they are not
@@ -243,25 +280,35 @@ typedef struct kiln_plan_description {
 #define KILN_PLAN_DESCRIPTION_INIT \
   {sizeof(kiln_plan_description), 1, KILN_TILE_INIT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "", ""}
 
-/* What a launch with this M would use. Compiles and loads nothing. */
+/* What a launch with this M (grouped_masked: this expected_m) would use. Compiles and loads nothing. */
 KILN_API kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m,
                                         kiln_plan_description* description);
 
 /* ---- Launch -------------------------------------------------------------------------------- */
 
-/* A [m,k], B [n,k], D [m,n] row-major with the strides given; device memory, 16-byte aligned.
+/* A, B, D are row-major with the strides given; device memory, 16-byte aligned.
  * SFA: KILN_SCALE_ROW_MAJOR: sfa[row*ld_sfa + block], 4-byte aligned, ld_sfa >= ceil(k/128).
  *      KILN_SCALE_M_MAJOR: sfa[block*ld_sfa + row], 16-byte aligned, ld_sfa >= m, multiple of 4.
- * SFB: sfb[(column/128)*ld_sfb + block], 4-byte aligned, ld_sfb >= ceil(k/128).
- * Padding between rows and behind k is never used for a result and may hold anything, NaN too. */
+ * SFB: 1d2d: sfb[(column/128)*ld_sfb + block], 4-byte aligned, ld_sfb >= ceil(k/128).
+ *      1d1d: sfb[block*ld_sfb + column], 16-byte aligned, ld_sfb >= n, multiple of 4.
+ * Padding between rows and behind k is never used for a result and may hold anything, NaN too.
+ *
+ * Groups. Where an operand has a [groups, ...] dimension its slices are *_group_stride elements
+ * apart; 0 means packed: rows times row stride. grouped_contiguous: D is written in the rows of
+ * groups only, and rows of no group may hold anything in A and SFA. grouped_masked: likewise beyond
+ * the valid rows. grouped_k: K of a group is a multiple of 128, or what is missing to one is zeros
+ * in A or B (and finite in the other and in the scales); a group without K leaves D as it was, or
+ * zero when not accumulating. The arrays in `grouping` and `expert_map` are read by the kernel, so
+ * they may change from one replay of a CUDA graph to the next. Values that break the contract give
+ * wrong results in D, never a write outside it: see KILN_CHECK_ON. */
 typedef struct kiln_operands {
   uint32_t struct_size;
   uint32_t struct_version;
   int64_t m;          /* 0 is a successful no-op; at most 2^31-512 */
   const void* a;
-  int64_t lda;        /* >= k, multiple of 16 */
+  int64_t lda;        /* >= k, multiple of 16; GROUPS_PACKED: not used */
   const void* b;
-  int64_t ldb;        /* >= k, multiple of 16 */
+  int64_t ldb;        /* >= k, multiple of 16; GROUPS_PACKED: not used */
   const float* sfa;
   int64_t ld_sfa;
   const float* sfb;
@@ -270,17 +317,34 @@ typedef struct kiln_operands {
   int64_t ldd;        /* >= n, multiple of 8 (BF16) or 4 (F32) */
   int32_t num_sms;    /* use at most so many SMs; 0: all that the engine has */
   uint32_t flags;     /* KILN_LAUNCH_* */
+  int64_t k;          /* 1d1d: K of this launch, 0 or more (grouped_k: columns of A and B, all groups
+                         together; GROUPS_PACKED: the sum of host_group_k). -1: the problem's k */
+  const int32_t* grouping;   /* int32[m] labels, or int32[groups] ends or rows; 4-byte aligned */
+  const int32_t* expert_map; /* NULL, or int32[groups]: which slice of B (grouped_k: of D) group g
+                                uses, 0..num_slices-1. grouped_k: no slice twice */
+  int32_t num_slices;        /* slices that B (grouped_k: D) has; 0: one for each group */
+  int32_t reserved;
+  const int32_t* host_group_k; /* GROUPS_PACKED: int32[groups] on the host, multiples of 128 */
+  int64_t expected_m; /* grouped_masked: about how many rows a group has, 1..m; chooses the tile */
+  int64_t a_group_stride;   /* grouped_masked; multiple of 16 */
+  int64_t b_group_stride;   /* grouped_contiguous, grouped_masked; multiple of 16 */
+  int64_t sfa_group_stride; /* grouped_masked; M-major: multiple of 4 */
+  int64_t sfb_group_stride; /* grouped_contiguous, grouped_masked */
+  int64_t d_group_stride;   /* grouped_masked, grouped_k; multiple of 8 (BF16) or 4 (F32) */
 } kiln_operands;
-#define KILN_OPERANDS_INIT \
-  {sizeof(kiln_operands), 1, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0}
+#define KILN_OPERANDS_INIT                                                                       \
+  {sizeof(kiln_operands), 1, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, 0, 0, -1, NULL, NULL, \
+   0, 0, NULL, 0, 0, 0, 0, 0, 0}
 
 enum {
   /* Programmatic dependent launch: the kernel may start before the previous one of the stream ends;
    * it waits for that one's data by itself. */
-  KILN_LAUNCH_PROGRAMMATIC = 1u
+  KILN_LAUNCH_PROGRAMMATIC = 1u,
+  /* grouped_contiguous without accumulation: rows of no group become zeros in D. */
+  KILN_LAUNCH_ZERO_PADDING = 2u
 };
 
-/* Enqueues one kernel. After the kernel is ready: no I/O, no allocation, no lock, no system call of
+/* Enqueues one kernel (KILN_GROUPS_PACKED: one for every 96 groups). After the kernel is ready: no I/O, no allocation, no lock, no system call of
  * its own; safe inside a capture. Same operands and tile: same bits, always. On a miss it does what
  * the engine's miss policy says; during a capture a miss is always KILN_ERROR_NOT_READY.
  * Errors: INVALID_ARGUMENT (nothing is enqueued), NO_DEVICE, NOT_READY, FROZEN, DRIVER. */
@@ -299,7 +363,7 @@ typedef struct kiln_quantize_problem {
   int32_t granularity;  /* KILN_SCALE_1X128 (for A) or KILN_SCALE_128X128 (for B) */
   int32_t scale_major;  /* of the scales; KILN_SCALE_M_MAJOR for 1x128 only */
   int32_t power_of_two; /* 1: scales are rounded up to powers of two */
-  int32_t reserved;
+  int32_t two_way;      /* 1: also the cast of the transposed matrix, in the same pass (BF16 only) */
 } kiln_quantize_problem;
 #define KILN_QUANTIZE_PROBLEM_INIT {sizeof(kiln_quantize_problem), 1, 2, 0, 0, 0, 0, 0}
 
@@ -307,7 +371,10 @@ typedef struct kiln_quantize_problem {
  * Per block, in FP32: scale = max|x| / largest FP8 value, at least the smallest normal number, and
  * 1 when the block is all zeros; out = x * (1 / scale), rounded to the nearest, ties to even,
  * saturating. A NaN stays NaN and does not count for the scale; an infinity makes its block's scale
- * infinite, itself NaN and the rest of the block zeros. */
+ * infinite, itself NaN and the rest of the block zeros.
+ * two_way: out_t[c][r] = in[r][c], cast with scales of its own: 1x128 blocks run along rows (so the
+ * weight gradient can take it as an operand), 128x128 blocks are the same blocks, transposed (so
+ * dgrad can take it as B). Rows of out_t are filled up with zeros to a multiple of 16. */
 typedef struct kiln_quantize_operands {
   uint32_t struct_size;
   uint32_t struct_version;
@@ -319,9 +386,13 @@ typedef struct kiln_quantize_operands {
   int64_t ld_out;       /* >= cols, multiple of 16 */
   float* scales;        /* 4-byte aligned */
   int64_t ld_scales;    /* row-major: >= ceil(cols/128); m-major: >= rows */
+  void* out_t;          /* two_way: [cols, rows] FP8, 16-byte aligned; else NULL */
+  int64_t ld_out_t;     /* >= rows rounded up to 16, multiple of 16 */
+  float* scales_t;      /* two_way: scales of out_t; 4-byte aligned */
+  int64_t ld_scales_t;  /* row-major: >= ceil(rows/128); m-major: >= cols */
 } kiln_quantize_operands;
 #define KILN_QUANTIZE_OPERANDS_INIT \
-  {sizeof(kiln_quantize_operands), 1, 0, 0, NULL, 0, NULL, 0, NULL, 0}
+  {sizeof(kiln_quantize_operands), 1, 0, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0, NULL, 0}
 
 KILN_API kiln_status kiln_quantizer_create(kiln_engine* engine,
                                            const kiln_quantize_problem* problem,

@@ -108,12 +108,6 @@ jit::NvrtcSearch nvrtc_search(const char* explicit_path, const Environment& envi
 }
 
 EngineOptions resolve(const kiln_engine_options& options, const Environment& environment) {
-  if (options.reserved != 0) {
-    throw Error(Status::kInvalidArgument,
-                fmt::format("reserved must be 0, got {}: initialise the options with "
-                            "KILN_ENGINE_OPTIONS_INIT",
-                            options.reserved));
-  }
   EngineOptions result;
   result.device = options.device;
   result.arch = resolve_arch(options);

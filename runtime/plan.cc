@@ -172,7 +172,7 @@ void Plan::launch(const kiln_operands& o, CUstream stream) const {
   }
   params.sfa_rows = o.sfa;
   params.ld_sfa = o.ld_sfa;
-  params.sfb = o.sfb;
+  params.sfb_blocks = o.sfb;
   params.ld_sfb = o.ld_sfb;
   params.m = static_cast<std::uint32_t>(o.m);
   params.num_tiles = static_cast<std::uint32_t>(num_tiles);

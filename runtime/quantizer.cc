@@ -77,7 +77,7 @@ void Quantizer::launch(const kiln_quantize_operands& o, CUstream stream) const {
   }
   const ContextScope scope(gpu.driver(), gpu.context());
   const device::QuantizeParams params{o.in,     o.out,       o.scales, o.ld_in,
-                                      o.ld_out, o.ld_scales, o.rows,   o.cols};
+                                      o.ld_out, o.ld_scales, o.rows,   o.cols,      nullptr,    nullptr,    0,       0};
   kernel->launch(ctas, &params, stream);
 }
 

@@ -104,7 +104,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
   const u32 stage = ring.stage;
   wait(c.smem + kSmem.full + stage * 8, ring.phase);
   float column_scales[kScaleChunks];
-  const u32 sfb = c.smem + kSmem.sfb + stage * kSfbSlotBytes;
+  const u32 sfb = c.smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes;
 #pragma unroll
   for (u32 i = 0; i < kScaleChunks; ++i)
     column_scales[i] =

@@ -56,11 +56,11 @@ KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 s
   for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
     const u32 scale_column = tile_origin(w, item).column / 128 + lane;
     const bool exists = scale_column < kScaleColumns;
-    const float* sfb = p.sfb + (exists ? scale_column : 0) * p.ld_sfb;
+    const float* sfb = p.sfb_blocks + (exists ? scale_column : 0) * p.ld_sfb;
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      cp_async_4(smem + kSmem.sfb + ring.stage * kSfbSlotBytes + lane * 4, sfb + k_block, exists);
+      cp_async_4(smem + kSmem.sfb + ring.stage * kSmem.sfb_stage_bytes + lane * 4, sfb + k_block, exists);
       cp_async_mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
     }
   }

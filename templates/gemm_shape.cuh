@@ -32,7 +32,7 @@ constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
 constexpr SmemLayout kSmem = smem_layout(
-    {kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kOutBf16 ? 2u : 4u, kSfaRowMajor});
+    {kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kClusterN, kOutBf16 ? 2u : 4u, kSfaRowMajor, false, 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
 // Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the

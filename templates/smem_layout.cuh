@@ -8,7 +8,9 @@ KILN_BEGIN_SHARED
 
 constexpr u32 kMaxSmemBytes = 232448;  // dynamic shared memory of one CTA on sm_90: 227 KiB
 constexpr u32 kBlockK = 128;           // bytes and elements of K per stage, and per scale
-constexpr u32 kSfbSlotBytes = 16;      // up to 3 column scales of a stage, padded
+constexpr u32 kSfbSlotBytes = 16;      // 1d2d: up to 3 column scales of a stage, padded
+constexpr u32 kSiteBytes = 32;         // of a stage: which tile its data belongs to
+constexpr u32 kGroupBytes = 12;        // of the group table: first tile, first row, end row
 constexpr u32 kSfaGroup = 4;  // k-blocks of row-major row scales that are copied at once: 16 bytes
 constexpr u32 kStoreRows = 16;  // rows that one warp stages and stores at a time
 constexpr u32 kWaveRows = 64;   // rows of one WGMMA
@@ -17,17 +19,28 @@ struct GemmShape {
   u32 block_m, block_n;
   u32 warpgroups_m, warpgroups_n;
   u32 stages;
+  u32 cluster_n;
   u32 out_bytes;  // of one element of D
   bool sfa_row_major;
+  bool column_scales;  // 1d1d: a scale of B for each column
+  u32 group_capacity;  // groups in the table; 0: no table
 };
+
+// Rows of one TMA box of A. Where the rows of a tile may be partly valid, boxes are as tall as a
+// wave, and only those with valid rows are loaded.
+KILN_SHARED_CODE u32 a_box_rows(u32 block_m, u32 cluster_n, bool row_groups) {
+  const u32 rows = block_m / cluster_n;
+  return row_groups && rows > kWaveRows ? kWaveRows : rows;
+}
 
 // Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
 // `d_slots` chunks of kStoreRows rows for each consumer warp, sfa_rows two groups of row-major row
 // scales on their way into the stages (block_m x kSfaGroup floats each). Barriers are u64:
-// full[stages], empty[stages], c_full[consumer warps * d_slots].
+// full[stages], empty[stages], c_full[consumer warps * d_slots]. site[stages] and the group table
+// are described in schedule.cuh.
 struct SmemLayout {
-  u32 a, b, d, sfa, sfa_rows, sfb, full, empty, c_full, total;
-  u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes;
+  u32 a, b, d, sfa, sfa_rows, sfb, site, groups, full, empty, c_full, total;
+  u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes, sfb_stage_bytes;
   u32 d_chunk_bytes, d_chunks, d_slots;
 };
 
@@ -48,14 +61,16 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.b_stage_bytes = s.block_n * kBlockK;
   l.sfa_stage_bytes = s.block_m * 4;
   l.sfa_group_bytes = s.sfa_row_major ? s.block_m * 4 * kSfaGroup : 0;
+  l.sfb_stage_bytes = s.column_scales ? align_up(s.block_n * 4, 128) : kSfbSlotBytes;
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
   l.d_chunks = s.block_m / s.warpgroups_m / kWaveRows * (row_bytes / l.d_chunk_bytes);
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
-  const u32 ring_bytes =
-      s.stages * (l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + kSfbSlotBytes + 16) +
-      2 * l.sfa_group_bytes;
+  const u32 stage_bytes = l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes +
+                          l.sfb_stage_bytes + kSiteBytes + 16;
+  const u32 group_bytes = s.group_capacity == 0 ? 0 : (s.group_capacity + 1) * kGroupBytes;
+  const u32 ring_bytes = s.stages * stage_bytes + 2 * l.sfa_group_bytes + align_up(group_bytes, 16);
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 
@@ -63,9 +78,11 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.b = l.a + s.stages * l.a_stage_bytes;
   l.d = l.b + s.stages * l.b_stage_bytes;
   l.sfa = align_up(l.d + l.d_slots * warps * kStoreRows * l.d_chunk_bytes, 128);
-  l.sfa_rows = l.sfa + s.stages * l.sfa_stage_bytes;
-  l.sfb = l.sfa_rows + 2 * l.sfa_group_bytes;
-  l.full = l.sfb + s.stages * kSfbSlotBytes;
+  l.sfb = l.sfa + s.stages * l.sfa_stage_bytes;  // TMA writes both: multiples of 128 bytes
+  l.sfa_rows = l.sfb + s.stages * l.sfb_stage_bytes;
+  l.site = l.sfa_rows + 2 * l.sfa_group_bytes;
+  l.groups = l.site + s.stages * kSiteBytes;
+  l.full = l.groups + align_up(group_bytes, 16);
   l.empty = l.full + s.stages * 8;
   l.c_full = l.empty + s.stages * 8;
   l.total = l.c_full + warps * l.d_slots * 8;
