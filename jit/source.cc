@@ -47,7 +47,7 @@ std::string wgmma_function(std::int32_t n, Fp8Type a, Fp8Type b) {
 // without changing the code. (A missing one does not compile.)
 Source assemble(Arch arch, std::string entry, Constants constants, std::string_view generated,
                 std::string_view file, std::string_view body, std::string_view params_type,
-                const LaunchShape& launch) {
+                const LaunchShape& launch, std::int32_t min_ctas_per_sm = 1) {
   std::string templates;
   for (const TemplateFile& f : template_files())
     if (f.name != "params.cuh") templates += f.text;
@@ -63,9 +63,9 @@ Source assemble(Arch arch, std::string entry, Constants constants, std::string_v
   source.text +=
       fmt::format("\n{}{}#include \"{}\"\n\n", generated, generated.empty() ? "" : "\n", file);
   source.text += fmt::format(
-      "extern \"C\" __global__ void __launch_bounds__({}, 1)\n{}(const __grid_constant__ {} "
+      "extern \"C\" __global__ void __launch_bounds__({}, {})\n{}(const __grid_constant__ {} "
       "params) {{\n  {}(params);\n}}\n",
-      launch.threads, entry, params_type, body);
+      launch.threads, min_ctas_per_sm, entry, params_type, body);
   source.program_name = entry + ".cu";
   source.entry = std::move(entry);
   source.constants = std::move(constants);
@@ -77,11 +77,14 @@ Source assemble(Arch arch, std::string entry, Constants constants, std::string_v
 std::string entry_name(const GemmSpec& spec) {
   const Problem& p = spec.problem;
   const Tile& t = spec.tile;
-  return fmt::format("kiln_{}_{}_n{}_k{}_{}_{}_{}{}_sfa_{}_{}x{}_wg{}x{}_s{}_c{}x{}_r{}",
-                     name(p.layout), name(p.scaling), p.n, p.k, name(p.a), name(p.b), name(p.out),
-                     p.accumulate ? "_add" : "", name(p.sfa_major), t.block_m, t.block_n,
-                     t.warpgroups_m, t.warpgroups_n, t.stages, t.cluster_m, t.cluster_n,
-                     t.raster_group);
+  std::string name_of_problem = fmt::format("kiln_{}_{}_n{}", name(p.layout), name(p.scaling), p.n);
+  if (p.scaling == Scaling::k1d2d) name_of_problem += fmt::format("_k{}", p.k);
+  if (is_grouped(p)) name_of_problem += fmt::format("_{}", name(p.group_form));
+  if (has_row_groups(p)) name_of_problem += fmt::format("_g{}", group_capacity(p));
+  return fmt::format("{}_{}_{}_{}{}_sfa_{}_{}x{}_wg{}x{}_s{}_c{}x{}_r{}", name_of_problem,
+                     name(p.a), name(p.b), name(p.out), p.accumulate ? "_add" : "",
+                     name(p.sfa_major), t.block_m, t.block_n, t.warpgroups_m, t.warpgroups_n,
+                     t.stages, t.cluster_m, t.cluster_n, t.raster_group);
 }
 
 Source render_kernel(const GemmSpec& spec, Arch arch) {
@@ -89,7 +92,13 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   const Tile& t = spec.tile;
   validate(p);
   validate(t, p);
+  const bool packed = p.group_form == GroupForm::kPacked;
   Constants c;
+  add(c, "kLayout", static_cast<std::int64_t>(p.layout));
+  add(c, "kLabels", p.group_form == GroupForm::kLabels);
+  add(c, "kPacked", packed);
+  add(c, "kGroupCapacity", std::int64_t{group_capacity(p)});
+  add(c, "kColumnScales", p.scaling == Scaling::k1d1d);
   add(c, "kN", p.n);
   add(c, "kK", p.k);
   add(c, "kOutBf16", p.out == OutputType::kBf16);
@@ -103,28 +112,36 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   add(c, "kClusterM", std::int64_t{t.cluster_m});
   add(c, "kClusterN", std::int64_t{t.cluster_n});
   add(c, "kRasterGroup", std::int64_t{t.raster_group});
-  const LaunchShape launch{threads(t), t.cluster_m * t.cluster_n, smem_bytes(t, p),
-                           sizeof(device::GemmParams)};
+  const LaunchShape launch{
+      threads(t), t.cluster_m * t.cluster_n, smem_bytes(t, p),
+      static_cast<std::int32_t>(packed ? sizeof(device::PackedGemmParams)
+                                       : sizeof(device::GemmParams))};
   return assemble(arch, entry_name(spec), std::move(c),
-                  wgmma_function(t.block_n / t.warpgroups_n, p.a, p.b), "gemm_dense.cuh",
-                  "gemm_dense", "GemmParams", launch);
+                  wgmma_function(t.block_n / t.warpgroups_n, p.a, p.b), "gemm.cuh", "gemm",
+                  packed ? "PackedGemmParams" : "GemmParams", launch);
 }
 
 Source render_kernel(const QuantizeSpec& spec, Arch arch) {
   validate(spec);
   const bool per_row = spec.granularity == ScaleGranularity::k1x128;
   Constants c;
-  add(c, "kInBf16", spec.in == QuantizeInput::kBf16);
+  if (!spec.two_way) add(c, "kInBf16", spec.in == QuantizeInput::kBf16);  // two-way: BF16 alone
   add(c, "kOutE4m3", spec.out == Fp8Type::kE4m3);
   add(c, "kPowerOfTwo", spec.power_of_two);
   add(c, "kScaleRowMajor", spec.scale_major == ScaleMajor::kRow);
-  const std::string entry =
-      fmt::format("kiln_quantize_{}_{}_{}_{}{}", spec.in == QuantizeInput::kBf16 ? "bf16" : "f32",
-                  name(spec.out), per_row ? "1x128" : "128x128", name(spec.scale_major),
-                  spec.power_of_two ? "_pow2" : "");
-  return assemble(arch, entry, std::move(c), "", "quantize.cuh",
-                  per_row ? "quantize_rows" : "quantize_blocks", "QuantizeParams",
-                  {256, 1, 0, sizeof(device::QuantizeParams)});
+  const std::string entry = fmt::format(
+      "kiln_quantize_{}_{}_{}_{}{}{}", spec.in == QuantizeInput::kBf16 ? "bf16" : "f32",
+      name(spec.out), per_row ? "1x128" : "128x128", name(spec.scale_major),
+      spec.power_of_two ? "_pow2" : "", spec.two_way ? "_two_way" : "");
+  const LaunchShape launch{256, 1, 0, sizeof(device::QuantizeParams)};
+  if (!spec.two_way)
+    return assemble(arch, entry, std::move(c), "", "quantize.cuh",
+                    per_row ? "quantize_rows" : "quantize_blocks", "QuantizeParams", launch);
+  // Four CTAs per SM leave 64 registers per thread, into which the kernel just fits: while some
+  // wait for memory the others compute.
+  return assemble(arch, entry, std::move(c), "", "quantize_two_way.cuh",
+                  per_row ? "quantize_two_way_rows" : "quantize_two_way_blocks", "QuantizeParams",
+                  launch, 4);
 }
 
 Source render_kernel(const FillSpec&, Arch arch) {
@@ -139,8 +156,10 @@ Source render_kernel(const ReferenceSpec& spec, Arch arch) {
   add(c, "kBIsE4m3", p.b == Fp8Type::kE4m3);
   add(c, "kOutBf16", p.out == OutputType::kBf16);
   add(c, "kSfaRowMajor", p.sfa_major == ScaleMajor::kRow);
-  const std::string entry = fmt::format("kiln_check_reference_{}_{}_{}_sfa_{}", name(p.a),
-                                        name(p.b), name(p.out), name(p.sfa_major));
+  add(c, "kSfbPerColumn", p.scaling == Scaling::k1d1d);
+  const std::string entry =
+      fmt::format("kiln_check_reference_{}_{}_{}_{}_sfa_{}", name(p.scaling), name(p.a), name(p.b),
+                  name(p.out), name(p.sfa_major));
   return assemble(arch, entry, std::move(c), "", "check_reference.cuh", "check_reference",
                   "ReferenceParams", {256, 1, 0, sizeof(device::ReferenceParams)});
 }
@@ -176,6 +195,10 @@ void validate(const QuantizeSpec& spec) {
   if (spec.granularity == ScaleGranularity::k128x128 && spec.scale_major == ScaleMajor::kM)
     throw Error(Status::kInvalidArgument,
                 "scale_major must be row for 128x128 scales (SFB is row-major), got m: use row");
+  if (spec.two_way && spec.in != QuantizeInput::kBf16)
+    throw Error(Status::kInvalidArgument,
+                "two_way must be 0 unless in_type is bf16, got 1 with f32: convert the matrix to "
+                "bf16 first, or cast it and its transpose in two calls");
 }
 
 std::string describe(const KernelSpec& spec) {
@@ -184,15 +207,17 @@ std::string describe(const KernelSpec& spec) {
       return describe(s.problem) + " tile " + describe(s.tile);
     }
     std::string operator()(const QuantizeSpec& s) const {
-      return fmt::format("quantize {} -> {} {} scales={}{}",
+      return fmt::format("quantize {} -> {} {} scales={}{}{}",
                          s.in == QuantizeInput::kBf16 ? "bf16" : "f32", name(s.out),
                          s.granularity == ScaleGranularity::k1x128 ? "1x128" : "128x128",
-                         name(s.scale_major), s.power_of_two ? " pow2" : "");
+                         name(s.scale_major), s.power_of_two ? " pow2" : "",
+                         s.two_way ? " two-way" : "");
     }
     std::string operator()(const FillSpec&) const { return "check: fill"; }
     std::string operator()(const ReferenceSpec& s) const {
-      return fmt::format("check: reference {} x {} -> {} sfa={}", name(s.problem.a),
-                         name(s.problem.b), name(s.problem.out), name(s.problem.sfa_major));
+      return fmt::format("check: reference {} {} x {} -> {} sfa={}", name(s.problem.scaling),
+                         name(s.problem.a), name(s.problem.b), name(s.problem.out),
+                         name(s.problem.sfa_major));
     }
   };
   return std::visit(Visitor{}, spec.kernel);

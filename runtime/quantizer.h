@@ -1,4 +1,5 @@
-// Quantizer: one kind of FP8 cast, and its launch. Keeps the engine alive. Thread-safe.
+// Quantizer: one kind of FP8 cast, one-way or two-way, and its launch. Keeps the engine alive.
+// Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -23,6 +24,10 @@ class Quantizer {
 
  private:
   void check(const kiln_quantize_operands& operands) const;
+  void check_transposed(const kiln_quantize_operands& operands) const;
+  // Scales of [rows] x [blocks] in memory as scale_major says.
+  void check_scales(const char* name, const char* stride_name, const float* scales,
+                    std::int64_t stride, std::int64_t rows, std::int64_t blocks) const;
   std::uint32_t num_ctas(const kiln_quantize_operands& operands) const;
   jit::KernelSpec kernel_spec() const { return {spec_, engine_->arch()}; }
 

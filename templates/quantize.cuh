@@ -1,5 +1,4 @@
-// FP8 casts with one scale per block: out = fp8(in * (1 / scale)), scale = max|in| / largest FP8
-// value.
+// FP8 casts with one scale per block.
 //
 // Launch: 256 threads, grid x (one-dimensional):
 //   quantize_rows   (1x128):   ceil(rows / 32) * ceil(cols / 512) CTAs, column groups fastest
@@ -12,16 +11,12 @@
 // nothing.
 #pragma once
 
-#include "base.cuh"
-#include "params.cuh"
+#include "quantize_common.cuh"
 
-constexpr u32 kQuantizeThreads = 256;
 constexpr u32 kElementBytes = kInBf16 ? 2 : 4;
 constexpr u32 kPerLane = 16 / kElementBytes;        // elements of one 16-byte load
 constexpr u32 kLanes = 128 / kPerLane;              // lanes of one block row: 16 or 32
 constexpr u32 kGroups = kQuantizeThreads / kLanes;  // block rows that a CTA reads at once
-constexpr float kLargest = kOutE4m3 ? 448.0f : 57344.0f;
-constexpr float kSmallestNormal = 1.17549435e-38f;
 
 struct Segment {  // one lane's elements
   float values[kPerLane];
@@ -51,26 +46,6 @@ KILN_DEVICE float largest_magnitude(
 #pragma unroll
   for (u32 i = 0; i < kPerLane; ++i) largest = fmaxf(largest, fabsf(s.values[i]));
   return largest;
-}
-
-// 1 for a block of zeros; never subnormal, so that the reciprocal is finite.
-KILN_DEVICE float block_scale(float largest) {
-  if (largest == 0.0f) return 1.0f;
-  float scale = fmaxf(__fdiv_rn(largest, kLargest), kSmallestNormal);
-  if constexpr (kPowerOfTwo) {  // up to the next power of two: a carry out of the mantissa
-    scale = __uint_as_float((__float_as_uint(scale) + 0x7fffffu) & 0xff800000u);
-  }
-  return scale;
-}
-
-KILN_DEVICE u32 fp8x2(float low, float high) {
-  u16 packed;
-  if constexpr (kOutE4m3) {
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
-  }
-  return packed;
 }
 
 KILN_DEVICE void store_segment(void* out, i64 index, const Segment& s, float inverse) {
