@@ -17,13 +17,36 @@ std::array<double, 256> decode_table(jit::Fp8Type type) {
     table[i] = decode_fp8(static_cast<std::uint8_t>(i), format_of(type));
   return table;
 }
+
+}  // namespace
+
 const std::array<double, 256>& decoded(jit::Fp8Type type) {
   static const std::array<double, 256> e4m3 = decode_table(jit::Fp8Type::kE4m3);
   static const std::array<double, 256> e5m2 = decode_table(jit::Fp8Type::kE5m2);
   return type == jit::Fp8Type::kE4m3 ? e4m3 : e5m2;
 }
 
-}  // namespace
+kiln_problem c_problem(const jit::Problem& p) {
+  kiln_problem problem = KILN_PROBLEM_INIT;
+  problem.layout = static_cast<int>(p.layout);
+  problem.scaling = static_cast<int>(p.scaling);
+  problem.n = p.n;
+  problem.k = p.k;
+  problem.a_type = static_cast<int>(p.a);
+  problem.b_type = static_cast<int>(p.b);
+  problem.d_type = p.out == jit::OutputType::kBf16 ? KILN_TYPE_BF16 : KILN_TYPE_F32;
+  problem.sfa_major = static_cast<int>(p.sfa_major);
+  problem.accumulate = p.accumulate ? 1 : 0;
+  problem.group_form = static_cast<int>(p.group_form);
+  problem.groups = p.groups;
+  problem.alignment = p.alignment;
+  return problem;
+}
+
+kiln_tile c_tile(const jit::Tile& t) {
+  return {sizeof(kiln_tile), 1,        t.block_m,   t.block_n,   t.warpgroups_m,
+          t.warpgroups_n,    t.stages, t.cluster_m, t.cluster_n, t.raster_group};
+}
 
 Gpu::Gpu(kiln_engine* engine)
     : engine_(engine),
@@ -143,20 +166,8 @@ kiln_operands GemmData::operands() const {
 
 kiln_plan* GemmData::plan() {
   if (plan_ != nullptr) return plan_;
-  kiln_problem problem = KILN_PROBLEM_INIT;
-  problem.n = test_.problem.n;
-  problem.k = test_.problem.k;
-  problem.a_type = static_cast<int>(test_.problem.a);
-  problem.b_type = static_cast<int>(test_.problem.b);
-  problem.d_type = is_bf16() ? KILN_TYPE_BF16 : KILN_TYPE_F32;
-  problem.sfa_major = static_cast<int>(test_.problem.sfa_major);
-  problem.accumulate = test_.problem.accumulate ? 1 : 0;
-  kiln_tile tile = KILN_TILE_INIT;
-  if (test_.tile) {
-    const jit::Tile& t = *test_.tile;
-    tile = {sizeof(kiln_tile), 1,        t.block_m,   t.block_n,   t.warpgroups_m,
-            t.warpgroups_n,    t.stages, t.cluster_m, t.cluster_n, t.raster_group};
-  }
+  const kiln_problem problem = c_problem(test_.problem);
+  const kiln_tile tile = c_tile(test_.tile.value_or(jit::Tile{}));
   KILN_CHECK_OK(kiln_plan_create(gpu_.handle(), &problem, test_.tile ? &tile : nullptr, &plan_));
   return plan_;
 }

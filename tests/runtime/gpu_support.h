@@ -2,6 +2,8 @@
 // padding; and a reference on the host in double precision.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -60,6 +62,21 @@ class Gpu {
     REQUIRE(got == KILN_OK);      \
   } while (false)
 
+// A driver function that the library itself does not call.
+template <class Function>
+Function* driver_call(const Gpu& gpu, const char* name) {
+  void* const symbol = gpu.device().driver().symbol(name);
+  REQUIRE(symbol != nullptr);
+  return reinterpret_cast<Function*>(symbol);
+}
+
+// The C API's spelling of a problem and a tile.
+kiln_problem c_problem(const jit::Problem& problem);
+kiln_tile c_tile(const jit::Tile& tile);
+
+// The values of all 256 codes.
+const std::array<double, 256>& decoded(jit::Fp8Type type);
+
 // Bytes of padding around and inside every operand: NaN in FP8, BF16 and FP32 alike.
 inline constexpr std::uint8_t kPoison = 0xff;
 inline constexpr std::size_t kGuardBytes = 4096;
@@ -106,6 +123,16 @@ class PaddedMatrix {
     }
     count(bytes_.size() - kGuardBytes, bytes_.size());
     return bad == 0;
+  }
+  // Puts poison in the place of an element. What is left when every element that may be written
+  // has been taken out is what nobody may have touched.
+  void poison(std::int64_t row, std::int64_t col) {
+    std::fill_n(reinterpret_cast<std::byte*>(&at(row, col)), sizeof(T), std::byte{kPoison});
+  }
+  void poison_all() { std::fill(bytes_.begin(), bytes_.end(), std::byte{kPoison}); }
+  bool is_all_poison() const {
+    return std::all_of(bytes_.begin(), bytes_.end(),
+                       [](std::byte byte) { return byte == std::byte{kPoison}; });
   }
   const std::vector<std::byte>& bytes() const { return bytes_; }
 

@@ -71,13 +71,6 @@ void check_tiles(Gpu& gpu, std::size_t at_most) {
   }
 }
 
-template <class Function>
-Function* driver_call(const Gpu& gpu, const char* name) {
-  void* const symbol = gpu.device().driver().symbol(name);
-  REQUIRE(symbol != nullptr);
-  return reinterpret_cast<Function*>(symbol);
-}
-
 }  // namespace
 
 TEST_CASE("small integers give exactly the right bits for every M around the tile edges", "[gpu]") {
