@@ -160,6 +160,26 @@ ContextScope::~ContextScope() {
   if (pushed_) driver_.cuCtxPopCurrent(&popped);  // fails only when the process is going down
 }
 
+bool is_capturing(const Driver& driver, CUstream stream) {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  switch (const CUresult result = driver.cuStreamIsCapturing(stream, &status); result) {
+    case CUDA_SUCCESS: return status != CU_STREAM_CAPTURE_STATUS_NONE;
+    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
+    case CUDA_ERROR_STREAM_CAPTURE_INVALIDATED:
+    case CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
+    case CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD: return true;
+    case CUDA_ERROR_INVALID_CONTEXT: return false;
+    default: driver.check(result, "cuStreamIsCapturing"); return false;
+  }
+}
+
+RelaxedCapture::RelaxedCapture(const Driver& driver) : driver_(driver) {
+  driver.check(driver.cuThreadExchangeStreamCaptureMode(&mode_),
+               "cuThreadExchangeStreamCaptureMode");
+}
+
+RelaxedCapture::~RelaxedCapture() { driver_.cuThreadExchangeStreamCaptureMode(&mode_); }
+
 DeviceInfo query_device(const Driver& driver, int ordinal) {
   CUdevice device = 0;
   driver.check(driver.cuDeviceGet(&device, ordinal), "cuDeviceGet");

@@ -25,8 +25,8 @@ namespace kiln::runtime {
   X(cuLibraryLoadData) X(cuLibraryUnload) X(cuLibraryGetKernel) X(cuKernelGetFunction)   \
   X(cuFuncGetAttribute) X(cuFuncSetAttribute) X(cuThreadExchangeStreamCaptureMode)       \
   X(cuStreamIsCapturing) X(cuTensorMapEncodeTiled) X(cuLaunchKernelEx)                   \
-  X(cuMemAlloc) X(cuMemFree) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemsetD8Async)          \
-  X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)                            \
+  X(cuMemAlloc) X(cuMemFree) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyDtoHAsync)        \
+  X(cuMemsetD8Async) X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)         \
   X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) X(cuEventSynchronize)              \
   X(cuEventElapsedTime)
 
@@ -82,6 +82,26 @@ class ContextScope {
  private:
   const Driver& driver_;
   bool pushed_ = false;
+};
+
+// Whether the driver says that work enqueued on `stream` now would be captured, or refused because
+// of a capture. Without any current context there is no answer for a stream that depends on it:
+// then false. Throws Error{kDriverError}.
+bool is_capturing(const Driver& driver, CUstream stream);
+
+// Lets this thread make calls while some stream is being captured that do not become part of the
+// capture, such as loading a module: in the default mode the driver refuses them and invalidates
+// the capture.
+class RelaxedCapture {
+ public:
+  explicit RelaxedCapture(const Driver& driver);
+  ~RelaxedCapture();
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  const Driver& driver_;
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;  // the caller's, once exchanged
 };
 
 struct DeviceInfo {

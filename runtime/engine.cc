@@ -46,21 +46,6 @@ double ms_since(std::chrono::steady_clock::time_point begin) {
       .count();
 }
 
-// Whether the driver says that work enqueued on `stream` now would be captured, or refused because
-// of a capture. Without any current context there is no answer for a stream that depends on it.
-bool is_capturing(const Driver& driver, CUstream stream) {
-  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-  switch (const CUresult result = driver.cuStreamIsCapturing(stream, &status); result) {
-    case CUDA_SUCCESS: return status != CU_STREAM_CAPTURE_STATUS_NONE;
-    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
-    case CUDA_ERROR_STREAM_CAPTURE_INVALIDATED:
-    case CUDA_ERROR_STREAM_CAPTURE_IMPLICIT:
-    case CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD: return true;
-    case CUDA_ERROR_INVALID_CONTEXT: return false;
-    default: driver.check(result, "cuStreamIsCapturing"); return false;
-  }
-}
-
 std::unique_ptr<const Device> open_device(const EngineOptions& options) {
   if (options.device == kDeviceNone) {
     jit::parse_arch(jit::name(options.arch), "arch");

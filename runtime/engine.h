@@ -44,6 +44,7 @@ struct EngineOptions {
   jit::Arch arch;            // without a device; with one it is the device's
   std::int32_t num_sms = 0;  // without a device 1..1024; with one 0 (all) up to what it has
   MissPolicy miss_policy = MissPolicy::kBlock;
+  bool check_groups = false;  // before each launch of a grouped layout; it waits for the stream
   LogOptions log;
   std::string cache_directory;  // empty: no disk cache
   std::vector<std::string> cache_layers;
@@ -102,6 +103,7 @@ class Engine {
   jit::Machine machine() const { return jit::Machine{num_sms_}; }
   std::int32_t num_sms() const { return num_sms_; }
   MissPolicy miss_policy() const { return options_.miss_policy; }
+  bool check_groups() const { return options_.check_groups; }
   const Log& log() const { return log_; }
 
   cache::DiskCache& disk_cache() { return cache_; }

@@ -23,7 +23,8 @@
  *     engine's device, except those named host_*. All other pointers are host pointers. Host memory
  *     is read before the call returns.
  *  8. Asynchronous: kiln_launch and kiln_quantize enqueue work on the given stream and return. They
- *     never synchronise, allocate, or touch another stream. Everything else is synchronous.
+ *     never synchronise (but see KILN_CHECK_ON), allocate, or touch another stream. Everything else
+ *     is synchronous.
  *  9. Sizes, strides and counts are in elements, not bytes, unless the name says bytes.
  * 10. The calling thread's current CUDA context is the same after every call as before it.
  * 11. The library never prints, exits or aborts. Messages go to the log callback, or to stderr when
@@ -252,11 +253,11 @@ KILN_API kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* p
                                       const kiln_tile* tile, kiln_plan** plan);
 KILN_API void kiln_plan_destroy(kiln_plan* plan);
 
-/* Makes every kernel that an M (grouped_masked: an expected_m) in [m_min, m_max] can need ready: from disk, or compiled; loaded if
- * the engine has a device. 0 and INT64_MAX cover every M. Call it before a capture begins: while
- * the per-thread default stream or a blocking stream of the context is being captured it is
- * KILN_ERROR_CAPTURING. Captures of non-blocking streams cannot be seen from here; they are not
- * disturbed. Errors: NO_COMPILER, COMPILE_FAILED, FROZEN, CAPTURING, DRIVER. */
+/* Makes every kernel that an M (grouped_masked: an expected_m) in [m_min, m_max] can need ready:
+ * from disk, or compiled; loaded if the engine has a device. 0 and INT64_MAX cover every M. Call it
+ * before a capture begins: while the per-thread default stream or a blocking stream of the context
+ * is being captured it is KILN_ERROR_CAPTURING. Captures of non-blocking streams cannot be seen from
+ * here; they are not disturbed. Errors: NO_COMPILER, COMPILE_FAILED, FROZEN, CAPTURING, DRIVER. */
 KILN_API kiln_status kiln_plan_prepare(kiln_plan* plan, int64_t m_min, int64_t m_max);
 
 typedef struct kiln_plan_description {
@@ -280,7 +281,8 @@ typedef struct kiln_plan_description {
 #define KILN_PLAN_DESCRIPTION_INIT \
   {sizeof(kiln_plan_description), 1, KILN_TILE_INIT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "", ""}
 
-/* What a launch with this M (grouped_masked: this expected_m) would use. Compiles and loads nothing. */
+/* What a launch with this M (grouped_masked: this expected_m) would use. Compiles and loads
+ * nothing. */
 KILN_API kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m,
                                         kiln_plan_description* description);
 
@@ -304,11 +306,12 @@ KILN_API kiln_status kiln_plan_describe(const kiln_plan* plan, int64_t m,
 typedef struct kiln_operands {
   uint32_t struct_size;
   uint32_t struct_version;
-  int64_t m;          /* 0 is a successful no-op; at most 2^31-512 */
+  int64_t m;          /* 0 is a successful no-op; at most 2^31-512; grouped_contiguous: a multiple
+                         of the plan's alignment */
   const void* a;
-  int64_t lda;        /* >= k, multiple of 16; GROUPS_PACKED: not used */
+  int64_t lda;        /* >= k, multiple of 16; GROUPS_PACKED: 0 */
   const void* b;
-  int64_t ldb;        /* >= k, multiple of 16; GROUPS_PACKED: not used */
+  int64_t ldb;        /* >= k, multiple of 16; GROUPS_PACKED: 0 */
   const float* sfa;
   int64_t ld_sfa;
   const float* sfb;
@@ -318,7 +321,8 @@ typedef struct kiln_operands {
   int32_t num_sms;    /* use at most so many SMs; 0: all that the engine has */
   uint32_t flags;     /* KILN_LAUNCH_* */
   int64_t k;          /* 1d1d: K of this launch, 0 or more (grouped_k: columns of A and B, all groups
-                         together; GROUPS_PACKED: the sum of host_group_k). -1: the problem's k */
+                         together; GROUPS_PACKED: the sum of host_group_k). -1: the problem's k
+                         (GROUPS_PACKED: that sum; grouped_k with ends needs a value) */
   const int32_t* grouping;   /* int32[m] labels, or int32[groups] ends or rows; 4-byte aligned */
   const int32_t* expert_map; /* NULL, or int32[groups]: which slice of B (grouped_k: of D) group g
                                 uses, 0..num_slices-1. grouped_k: no slice twice */
@@ -344,9 +348,11 @@ enum {
   KILN_LAUNCH_ZERO_PADDING = 2u
 };
 
-/* Enqueues one kernel (KILN_GROUPS_PACKED: one for every 96 groups). After the kernel is ready: no I/O, no allocation, no lock, no system call of
- * its own; safe inside a capture. Same operands and tile: same bits, always. On a miss it does what
- * the engine's miss policy says; during a capture a miss is always KILN_ERROR_NOT_READY.
+/* Enqueues one kernel (KILN_GROUPS_PACKED: one for every 96 groups). After the kernel is ready: no
+ * I/O, no allocation, no lock, no system call of its own; safe inside a capture. Same operands and
+ * tile: same bits, always. On a miss it does what the engine's miss policy says; during a capture a
+ * miss is always KILN_ERROR_NOT_READY. Fields that the plan's layout does not use keep the values of
+ * KILN_OPERANDS_INIT.
  * Errors: INVALID_ARGUMENT (nothing is enqueued), NO_DEVICE, NOT_READY, FROZEN, DRIVER. */
 KILN_API kiln_status kiln_launch(const kiln_plan* plan, const kiln_operands* operands,
                                  kiln_stream stream);

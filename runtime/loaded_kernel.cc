@@ -9,23 +9,6 @@
 namespace kiln::runtime {
 namespace {
 
-// Lets this thread load and unload modules while some stream is being captured: neither becomes
-// part of the capture, yet in the default mode the driver refuses and invalidates the capture.
-class RelaxedCapture {
- public:
-  explicit RelaxedCapture(const Driver& driver) : driver_(driver) {
-    driver.check(driver.cuThreadExchangeStreamCaptureMode(&mode_),
-                 "cuThreadExchangeStreamCaptureMode");
-  }
-  ~RelaxedCapture() { driver_.cuThreadExchangeStreamCaptureMode(&mode_); }
-  RelaxedCapture(const RelaxedCapture&) = delete;
-  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
-
- private:
-  const Driver& driver_;
-  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;  // the caller's, once exchanged
-};
-
 // Errors that say something about the image and nothing about the machine's state.
 bool blames_image(CUresult result) {
   switch (result) {

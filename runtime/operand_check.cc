@@ -15,13 +15,16 @@ constexpr std::int64_t kMaxStrideBytes = std::int64_t{1} << 40;
   throw Error(Status::kInvalidArgument, message);
 }
 
-// One past the last byte of the matrix, unless that does not fit the address space.
-bool end_fits(const StridedOperand& o) {
+// One past the last byte of all slices, unless that does not fit the address space.
+bool end_fits(const StridedOperand& o, std::int64_t slices, std::int64_t slice_stride) {
+  std::int64_t first = 0;
   std::int64_t elements = 0;
   std::int64_t bytes = 0;
   std::int64_t end = 0;
   return !__builtin_mul_overflow(o.rows - 1, o.stride, &elements) &&
          !__builtin_add_overflow(elements, o.cols, &elements) &&
+         !__builtin_mul_overflow(slices - 1, slice_stride, &first) &&
+         !__builtin_add_overflow(first, elements, &elements) &&
          !__builtin_mul_overflow(elements, std::int64_t{o.element_bytes}, &bytes) &&
          !__builtin_add_overflow(reinterpret_cast<std::intptr_t>(o.address), bytes, &end);
 }
@@ -55,11 +58,58 @@ void check_operand(const StridedOperand& o) {
     fail(fmt::format("{} must be below {} (a row stride is at most 2^40 bytes), got {}",
                      o.stride_name, kMaxStrideBytes / o.element_bytes, o.stride));
   }
-  if (!end_fits(o)) [[unlikely]] {
+  if (!end_fits(o, 1, 0)) [[unlikely]] {
     fail(fmt::format(
         "{}: {} rows of {} elements, {} apart, at {} do not fit into the address space: check "
         "{} and the sizes",
         o.name, o.rows, o.cols, o.stride, o.address, o.stride_name));
+  }
+}
+
+std::int64_t check_slices(const StridedOperand& o, const char* field, std::int64_t given,
+                          std::int64_t slices) {
+  check_operand(o);
+  if (given < 0 || given % o.stride_unit != 0) [[unlikely]] {
+    fail(
+        fmt::format("{} must be 0 (slices of {} without gaps) or a positive multiple of {}, got {}",
+                    field, o.name, o.stride_unit, given));
+  }
+  std::int64_t distance = given;
+  const bool overflows = given == 0 && __builtin_mul_overflow(o.rows, o.stride, &distance);
+  if (overflows || distance >= kMaxStrideBytes / o.element_bytes) [[unlikely]] {
+    fail(fmt::format(
+        "{} must be below {} (slices are less than 2^40 bytes apart), got {}{}", field,
+        kMaxStrideBytes / o.element_bytes, given,
+        given == 0 ? fmt::format(" for {} rows, {} apart", o.rows, o.stride) : std::string()));
+  }
+  if (!end_fits(o, slices, distance)) [[unlikely]] {
+    fail(fmt::format(
+        "{}: {} slices, {} apart, of {} rows of {} elements at {} do not fit into the address "
+        "space: check {} and the sizes",
+        o.name, slices, distance, o.rows, o.cols, o.address, field));
+  }
+  return distance;
+}
+
+void check_disjoint(const StridedOperand& o, const char* field, std::int64_t slice_stride,
+                    std::int64_t slices) {
+  const std::int64_t slice_elements = (o.rows - 1) * o.stride + o.cols;
+  if (slices == 1 || slice_stride >= slice_elements) [[likely]]
+    return;
+  // Or the rows of all slices take turns.
+  if (slice_stride >= o.cols && (slices - 1) * slice_stride + o.cols <= o.stride) return;
+  fail(fmt::format(
+      "{} must keep the {} slices of {} apart: at least {} for {} rows of {} elements, {} apart, "
+      "got {}",
+      field, slices, o.name, slice_elements, o.rows, o.cols, o.stride, slice_stride));
+}
+
+void check_array(const char* name, const void* address, const char* what) {
+  if (address == nullptr) [[unlikely]] {
+    fail(fmt::format("{} must be a device pointer to {}, got null", name, what));
+  }
+  if (reinterpret_cast<std::uintptr_t>(address) % 4 != 0) [[unlikely]] {
+    fail(fmt::format("{} must be aligned to 4 bytes ({}), got {}", name, what, address));
   }
 }
 

@@ -22,6 +22,18 @@ struct StridedOperand {
 };
 void check_operand(const StridedOperand& operand);
 
+// `slices` such matrices, `given` elements apart: a multiple of the matrix's stride_unit, or 0 for
+// rows x stride. `field` names that distance. Returns the distance in effect.
+std::int64_t check_slices(const StridedOperand& slice, const char* field, std::int64_t given,
+                          std::int64_t slices);
+
+// Slices of an output that share elements would be written by several groups.
+void check_disjoint(const StridedOperand& slice, const char* field, std::int64_t slice_stride,
+                    std::int64_t slices);
+
+// An array of int32 on the device.
+void check_array(const char* name, const void* address, const char* what);
+
 // low <= value <= high; `why` explains the bound.
 void check_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high,
                  const char* why);

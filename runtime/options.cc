@@ -33,6 +33,14 @@ std::optional<std::string> variable(const char* name) {
   return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
 }
 
+// A variable that is 1 or 0; unset and empty are 0.
+bool is_set(const char* name, const std::optional<std::string>& value) {
+  const std::string text = value.value_or("0");
+  if (text == "1") return true;
+  if (text == "0" || text.empty()) return false;
+  throw Error(Status::kInvalidArgument, fmt::format("{} must be 1 or 0, got \"{}\"", name, text));
+}
+
 LogLevel resolve_log_level(std::int32_t field, const Environment& environment) {
   if (field < KILN_LOG_DEFAULT || field > KILN_LOG_DEBUG) {
     throw Error(Status::kInvalidArgument,
@@ -57,11 +65,18 @@ MissPolicy resolve_miss_policy(std::int32_t field, const Environment& environmen
                             +KILN_MISS_FROZEN, field));
   }
   if (field != KILN_MISS_DEFAULT) return static_cast<MissPolicy>(field);
-  const std::string text = environment.no_compile.value_or("0");
-  if (text == "1") return MissPolicy::kFrozen;
-  if (text == "0" || text.empty()) return MissPolicy::kBlock;
-  throw Error(Status::kInvalidArgument,
-              fmt::format("KILN_NO_COMPILE must be 1 or 0, got \"{}\"", text));
+  return is_set("KILN_NO_COMPILE", environment.no_compile) ? MissPolicy::kFrozen
+                                                           : MissPolicy::kBlock;
+}
+
+bool resolve_check_groups(std::int32_t field, const Environment& environment) {
+  if (field < KILN_CHECK_DEFAULT || field > KILN_CHECK_ON) {
+    throw Error(Status::kInvalidArgument,
+                fmt::format("check_groups must be one of KILN_CHECK_* (0 to {}), got {}",
+                            +KILN_CHECK_ON, field));
+  }
+  if (field != KILN_CHECK_DEFAULT) return field == KILN_CHECK_ON;
+  return is_set("KILN_CHECK_GROUPS", environment.check_groups);
 }
 
 std::vector<std::string> split_path(std::string_view text) {
@@ -93,8 +108,9 @@ jit::Arch resolve_arch(const kiln_engine_options& options) {
 
 Environment Environment::read() {
   if (getauxval(AT_SECURE) != 0) return {};
-  return {variable("KILN_CACHE_DIR"),  variable("KILN_CACHE_PATH"), variable("KILN_LOG_LEVEL"),
-          variable("KILN_NO_COMPILE"), variable("KILN_NVRTC"),      variable("VIRTUAL_ENV")};
+  return {variable("KILN_CACHE_DIR"),   variable("KILN_CACHE_PATH"), variable("KILN_LOG_LEVEL"),
+          variable("KILN_NO_COMPILE"),  variable("KILN_NVRTC"),      variable("VIRTUAL_ENV"),
+          variable("KILN_CHECK_GROUPS")};
 }
 
 jit::NvrtcSearch nvrtc_search(const char* explicit_path, const Environment& environment) {
@@ -113,6 +129,7 @@ EngineOptions resolve(const kiln_engine_options& options, const Environment& env
   result.arch = resolve_arch(options);
   result.num_sms = options.num_sms;
   result.miss_policy = resolve_miss_policy(options.miss_policy, environment);
+  result.check_groups = resolve_check_groups(options.check_groups, environment);
   result.log.level = resolve_log_level(options.log_level, environment);
   result.log.callback = options.log_callback;
   result.log.user = options.log_user;

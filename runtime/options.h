@@ -11,12 +11,13 @@ namespace kiln::runtime {
 
 // What Kiln reads from the environment. Each is also a field of kiln_engine_options, which wins.
 struct Environment {
-  std::optional<std::string> cache_dir;    // KILN_CACHE_DIR
-  std::optional<std::string> cache_path;   // KILN_CACHE_PATH
-  std::optional<std::string> log_level;    // KILN_LOG_LEVEL
-  std::optional<std::string> no_compile;   // KILN_NO_COMPILE
-  std::optional<std::string> nvrtc;        // KILN_NVRTC
-  std::optional<std::string> virtual_env;  // VIRTUAL_ENV, the active Python environment
+  std::optional<std::string> cache_dir;     // KILN_CACHE_DIR
+  std::optional<std::string> cache_path;    // KILN_CACHE_PATH
+  std::optional<std::string> log_level;     // KILN_LOG_LEVEL
+  std::optional<std::string> no_compile;    // KILN_NO_COMPILE
+  std::optional<std::string> nvrtc;         // KILN_NVRTC
+  std::optional<std::string> virtual_env;   // VIRTUAL_ENV, the active Python environment
+  std::optional<std::string> check_groups;  // KILN_CHECK_GROUPS
 
   // Empty in a process with elevated rights (AT_SECURE), whose environment is the attacker's.
   static Environment read();

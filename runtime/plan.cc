@@ -7,13 +7,13 @@
 #include <utility>
 
 #include "runtime/c_struct.h"
+#include "runtime/group_check.h"
 #include "runtime/operand_check.h"
-#include "runtime/tensor_map.h"
 
 namespace kiln::runtime {
 namespace {
 
-constexpr std::uint32_t kKnownFlags = KILN_LAUNCH_PROGRAMMATIC;
+constexpr auto kMaxPackedGroups = static_cast<std::int32_t>(device::kMaxPackedGroups);
 
 std::vector<jit::TileInterval> choose_tiles(const jit::Problem& problem,
                                             const std::optional<jit::Tile>& tile,
@@ -29,11 +29,18 @@ kiln_tile to_c(const jit::Tile& tile) {
           tile.warpgroups_n, tile.stages, tile.cluster_m, tile.cluster_n, tile.raster_group};
 }
 
+LaunchOptions launch_options(const kiln_operands& o) {
+  return {(o.flags & KILN_LAUNCH_PROGRAMMATIC) != 0};
+}
+
 }  // namespace
 
 Plan::Plan(std::shared_ptr<Engine> engine, const jit::Problem& problem,
            std::optional<jit::Tile> tile)
-    : engine_(std::move(engine)), problem_(problem), tile_is_callers_(tile.has_value()) {
+    : engine_(std::move(engine)),
+      problem_(problem),
+      kernel_problem_(jit::canonical(problem)),
+      tile_is_callers_(tile.has_value()) {
   const std::vector<jit::TileInterval> intervals = choose_tiles(problem, tile, engine_->machine());
   slots_ = std::vector<Slot>(intervals.size());
   for (std::size_t i = 0; i < intervals.size(); ++i) fill_slot(intervals[i], &slots_[i]);
@@ -41,16 +48,11 @@ Plan::Plan(std::shared_ptr<Engine> engine, const jit::Problem& problem,
 
 void Plan::fill_slot(const jit::TileInterval& interval, Slot* slot) const {
   const jit::Tile& tile = interval.tile;
-  const std::int64_t row_bytes =
-      tile.block_n / tile.warpgroups_n * jit::element_bytes(problem_.out);
   slot->interval = interval;
   slot->rows_per_tile = std::int64_t{tile.block_m} * tile.cluster_m;
   slot->tiles_n = jit::ceil_div(problem_.n, std::int64_t{tile.block_n} * tile.cluster_n);
   slot->cluster = static_cast<std::uint32_t>(tile.cluster_m * tile.cluster_n);
-  slot->a_box_rows = static_cast<std::uint32_t>(tile.block_m / tile.cluster_n);
-  slot->b_box_rows = static_cast<std::uint32_t>(tile.block_n / tile.cluster_m);
-  slot->sfa_box_cols = static_cast<std::uint32_t>(tile.block_m);
-  slot->d_chunk_bytes = device::d_chunk_bytes(static_cast<std::uint32_t>(row_bytes));
+  slot->boxes = map_boxes(problem_, tile);
 }
 
 const Plan::Slot& Plan::slot_for(std::int64_t m) const {
@@ -59,15 +61,16 @@ const Plan::Slot& Plan::slot_for(std::int64_t m) const {
 }
 
 jit::KernelSpec Plan::spec_of(const Slot& slot) const {
-  return {jit::GemmSpec{problem_, slot.interval.tile}, engine_->arch()};
+  return {jit::GemmSpec{kernel_problem_, slot.interval.tile}, engine_->arch()};
 }
 
 std::string Plan::reason(const Slot& slot) const {
   const auto& [m_min, m_max, tile] = slot.interval;
   if (tile_is_callers_)
     return fmt::format("tile {} is the caller's, for every M", jit::describe(tile));
-  return fmt::format("tile {} is the default choice for M in [{}, {}] on {} SMs",
-                     jit::describe(tile), m_min, m_max, engine_->num_sms());
+  const char* const m = problem_.layout == jit::Layout::kGroupedMasked ? "expected_m" : "M";
+  return fmt::format("tile {} is the default choice for {} in [{}, {}] on {} SMs",
+                     jit::describe(tile), m, m_min, m_max, engine_->num_sms());
 }
 
 // ---- Preparing ----
@@ -103,26 +106,32 @@ const LoadedKernel& Plan::ready_kernel(const Slot& slot, CUstream stream) const 
 
 // ---- Launching ----
 
-void Plan::check(const kiln_operands& o) const {
-  check_range("m", o.m, 0, jit::kMaxM, "TMA coordinates are 32-bit");
-  check_range("num_sms", o.num_sms, 0, std::numeric_limits<std::int32_t>::max(), "0 for all");
-  if ((o.flags & ~kKnownFlags) != 0) [[unlikely]] {
-    throw Error(Status::kInvalidArgument,
-                fmt::format("flags must be a combination of KILN_LAUNCH_* ({:#x}), got {:#x}",
-                            kKnownFlags, o.flags));
+// Work items of one launch, in whole clusters. Which rows belong to a group is known on the device
+// alone: for the row groups this is a bound. No product overflows: M and N have 31 bits, tiles at
+// least 64 rows and 8 columns, and there are at most 2^10 groups.
+std::uint32_t Plan::most_tiles(const Slot& slot, const kiln_operands& o) const {
+  const std::int64_t tiles_m = jit::ceil_div(o.m, slot.rows_per_tile);
+  std::int64_t tiles = tiles_m * slot.tiles_n;
+  switch (problem_.layout) {
+    case jit::Layout::kDense: break;
+    case jit::Layout::kGroupedContiguous: tiles = (tiles_m + problem_.groups) * slot.tiles_n; break;
+    case jit::Layout::kGroupedMasked: tiles *= problem_.groups; break;
+    case jit::Layout::kGroupedK:
+      tiles *= problem_.group_form == jit::GroupForm::kPacked
+                   ? std::min(problem_.groups, kMaxPackedGroups)
+                   : problem_.groups;
+      break;
   }
-  if (o.m == 0) return;
-  const std::int64_t blocks = jit::scale_blocks(problem_.k);
-  check_operand({"a", "lda", o.a, o.lda, o.m, problem_.k, 16, 16, 1});
-  check_operand({"b", "ldb", o.b, o.ldb, problem_.n, problem_.k, 16, 16, 1});
-  if (problem_.sfa_major == jit::ScaleMajor::kM) {
-    check_operand({"sfa", "ld_sfa", o.sfa, o.ld_sfa, blocks, o.m, 4, 16, 4});
-  } else {
-    check_operand({"sfa", "ld_sfa", o.sfa, o.ld_sfa, o.m, blocks, 1, 4, 4});
-  }
-  check_operand({"sfb", "ld_sfb", o.sfb, o.ld_sfb, jit::scale_blocks(problem_.n), blocks, 1, 4, 4});
-  const auto bytes = static_cast<std::int32_t>(jit::element_bytes(problem_.out));
-  check_operand({"d", "ldd", o.d, o.ldd, o.m, problem_.n, 16 / bytes, 16, bytes});
+  if (tiles <= std::numeric_limits<std::int32_t>::max()) [[likely]]
+    return static_cast<std::uint32_t>(tiles);
+  throw Error(
+      Status::kInvalidArgument,
+      fmt::format(
+          "m must give at most 2^31-1 tiles of {} in D{}, got m = {} with {} tiles: split M "
+          "over several launches",
+          jit::describe(slot.interval.tile),
+          jit::is_grouped(problem_) ? fmt::format(" of {} groups", problem_.groups) : "", o.m,
+          tiles));
 }
 
 // Persistent CTAs, in whole clusters: as many as there is room or work for.
@@ -144,39 +153,43 @@ std::uint32_t Plan::num_ctas(const Slot& slot, const kiln_operands& o,
 
 void Plan::launch(const kiln_operands& o, CUstream stream) const {
   const Device& gpu = engine_->device();
-  check(o);
+  const LaunchSizes sizes = check_operands(problem_, o);
   if (o.m == 0) return;
-  const Slot& slot = slot_for(o.m);
-  const std::int64_t num_tiles = jit::ceil_div(o.m, slot.rows_per_tile) * slot.tiles_n;
-  if (num_tiles > std::numeric_limits<std::int32_t>::max()) [[unlikely]] {
-    throw Error(
-        Status::kInvalidArgument,
-        fmt::format(
-            "m must give at most 2^31-1 tiles of {} in D, got m = {} with {} tiles: split M "
-            "over several launches",
-            jit::describe(slot.interval.tile), o.m, num_tiles));
-  }
-  const std::uint32_t ctas = num_ctas(slot, o, static_cast<std::uint32_t>(num_tiles));
+  const bool row_groups = jit::has_row_groups(problem_);
+  const Slot& slot = slot_for(problem_.layout == jit::Layout::kGroupedMasked ? o.expected_m : o.m);
+  const std::uint32_t num_tiles = most_tiles(slot, o);
+  const std::uint32_t ctas = num_ctas(slot, o, num_tiles);
+  if (engine_->check_groups() && jit::is_grouped(problem_)) [[unlikely]]
+    check_groups_on_device(gpu, problem_, o, sizes, stream);
+  if (sizes.k == 0 && problem_.accumulate) [[unlikely]]
+    return;  // adds nothing
   const LoadedKernel& kernel = ready_kernel(slot, stream);
 
   const Driver& driver = gpu.driver();
   const ContextScope scope(driver, gpu.context());
+  const GemmCall call{driver, problem_, o, sizes, slot.boxes};
+  if (problem_.group_form == jit::GroupForm::kPacked)
+    return launch_packed(call, slot, kernel, stream);
   device::GemmParams params{};
-  encode_fp8(driver, "a", {o.a, o.m, problem_.k, o.lda}, slot.a_box_rows, &params.a);
-  encode_fp8(driver, "b", {o.b, problem_.n, problem_.k, o.ldb}, slot.b_box_rows, &params.b);
-  encode_output(driver, {o.d, o.m, problem_.n, o.ldd}, jit::element_bytes(problem_.out),
-                slot.d_chunk_bytes, &params.d);
-  if (problem_.sfa_major == jit::ScaleMajor::kM) {
-    encode_scales(driver, {o.sfa, jit::scale_blocks(problem_.k), o.m, o.ld_sfa}, slot.sfa_box_cols,
-                  &params.sfa);
+  fill_params(call, &params);
+  params.num_tiles = row_groups ? 0 : num_tiles;
+  kernel.launch(ctas, &params, stream, launch_options(o));
+}
+
+// On its own, so that no other launch pays for 26 KiB of stack. What lies behind the groups of the
+// last launch is never read and stays as it was.
+[[gnu::noinline]] void Plan::launch_packed(const GemmCall& call, const Slot& slot,
+                                           const LoadedKernel& kernel, CUstream stream) const {
+  const kiln_operands& o = call.operands;
+  const std::int64_t tiles_per_group = jit::ceil_div(o.m, slot.rows_per_tile) * slot.tiles_n;
+  device::PackedGemmParams params;
+  for (std::int32_t first = 0; first < problem_.groups; first += kMaxPackedGroups) {
+    const std::int32_t count = std::min(problem_.groups - first, kMaxPackedGroups);
+    params.gemm = {};
+    fill_params(call, first, count, &params);
+    params.gemm.num_tiles = static_cast<std::uint32_t>(count * tiles_per_group);
+    kernel.launch(num_ctas(slot, o, params.gemm.num_tiles), &params, stream, launch_options(o));
   }
-  params.sfa_rows = o.sfa;
-  params.ld_sfa = o.ld_sfa;
-  params.sfb_blocks = o.sfb;
-  params.ld_sfb = o.ld_sfb;
-  params.m = static_cast<std::uint32_t>(o.m);
-  params.num_tiles = static_cast<std::uint32_t>(num_tiles);
-  kernel.launch(ctas, &params, stream, {(o.flags & KILN_LAUNCH_PROGRAMMATIC) != 0});
 }
 
 // ---- Describing ----

@@ -1,4 +1,5 @@
-// Plan: one problem with its tiles by interval of M, and the launch.
+// Plan: one problem with its tiles by interval of M, and the launch. For grouped_masked "M" is here
+// the expected_m of a launch, the rows that a group is likely to have.
 //
 // Knows how a GEMM kernel is launched; leaves finding and building kernels to the engine, which it
 // keeps alive. Thread-safe.
@@ -13,7 +14,9 @@
 #include "jit/problem.h"
 #include "jit/tile.h"
 #include "runtime/engine.h"
+#include "runtime/gemm_params.h"
 #include "runtime/kiln.h"
+#include "runtime/operands.h"
 
 namespace kiln::runtime {
 
@@ -42,7 +45,7 @@ class Plan {
     std::int64_t rows_per_tile = 0;  // of a cluster
     std::int64_t tiles_n = 0;        // in clusters
     std::uint32_t cluster = 1;
-    std::uint32_t a_box_rows = 0, b_box_rows = 0, sfa_box_cols = 0, d_chunk_bytes = 0;
+    MapBoxes boxes;
     mutable std::atomic<const LoadedKernel*> kernel{nullptr};  // the engine owns it
   };
 
@@ -50,14 +53,17 @@ class Plan {
   const Slot& slot_for(std::int64_t m) const;
   jit::KernelSpec spec_of(const Slot& slot) const;
   std::string reason(const Slot& slot) const;
-  void check(const kiln_operands& operands) const;
   const LoadedKernel& ready_kernel(const Slot& slot, CUstream stream) const;
   void publish(const jit::Tile& tile, const LoadedKernel& kernel) const;
+  std::uint32_t most_tiles(const Slot& slot, const kiln_operands& operands) const;
   std::uint32_t num_ctas(const Slot& slot, const kiln_operands& operands,
                          std::uint32_t num_tiles) const;
+  void launch_packed(const GemmCall& call, const Slot& slot, const LoadedKernel& kernel,
+                     CUstream stream) const;
 
   std::shared_ptr<Engine> engine_;
   jit::Problem problem_;
+  jit::Problem kernel_problem_;  // canonical(problem_): what decides the kernels
   bool tile_is_callers_ = false;
   std::vector<Slot> slots_;  // ascending in M, from 0 to kMaxM, without gaps
 };

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <string>
+
 namespace kiln::runtime {
 namespace {
 
@@ -27,24 +29,36 @@ struct Format {
   CUtensorMapL2promotion promotion;
 };
 
+[[noreturn]] void refuse(const Driver& driver, const char* name, const MatrixView& view,
+                         CUresult result) {
+  const std::string slices =
+      view.slices == 0 ? std::string()
+                       : fmt::format("{} slices, {} apart, of ", view.slices, view.slice_stride);
+  throw Error(
+      Status::kInvalidArgument,
+      fmt::format("{}: the driver accepts no tensor map for {}{} rows of {} elements, {} apart, at "
+                  "{} (cuTensorMapEncodeTiled: {}): check the address and the strides",
+                  name, slices, view.rows, view.cols, view.stride, view.address,
+                  driver.error_text(result)));
+}
+
 void encode(const Driver& driver, const char* name, const MatrixView& view, const Format& format,
             device::TensorMap* map) {
   const cuuint64_t extents[] = {static_cast<cuuint64_t>(view.cols),
-                                static_cast<cuuint64_t>(view.rows)};
-  const cuuint64_t strides_bytes[] = {static_cast<cuuint64_t>(view.stride) * format.element_bytes};
-  const cuuint32_t box[] = {format.box_cols, format.box_rows};
-  const cuuint32_t element_strides[] = {1, 1};
+                                static_cast<cuuint64_t>(view.rows),
+                                static_cast<cuuint64_t>(view.slices)};
+  const cuuint64_t strides_bytes[] = {
+      static_cast<cuuint64_t>(view.stride) * format.element_bytes,
+      static_cast<cuuint64_t>(view.slice_stride) * format.element_bytes};
+  const cuuint32_t box[] = {format.box_cols, format.box_rows, 1};
+  const cuuint32_t element_strides[] = {1, 1, 1};
   const CUresult result = driver.cuTensorMapEncodeTiled(
-      reinterpret_cast<CUtensorMap*>(map), format.type, 2, const_cast<void*>(view.address), extents,
-      strides_bytes, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE, format.swizzle,
-      format.promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result == CUDA_SUCCESS) return;
-  throw Error(
-      Status::kInvalidArgument,
-      fmt::format("{}: the driver accepts no tensor map for {} rows of {} elements, {} apart, at "
-                  "{} (cuTensorMapEncodeTiled: {}): check the address and the stride",
-                  name, view.rows, view.cols, view.stride, view.address,
-                  driver.error_text(result)));
+      reinterpret_cast<CUtensorMap*>(map), format.type, view.slices == 0 ? 2 : 3,
+      const_cast<void*>(view.address), extents, strides_bytes, box, element_strides,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, format.swizzle, format.promotion,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) [[unlikely]]
+    refuse(driver, name, view, result);
 }
 
 }  // namespace
@@ -67,9 +81,9 @@ void encode_output(const Driver& driver, const MatrixView& view, std::int64_t el
          map);
 }
 
-void encode_scales(const Driver& driver, const MatrixView& view, std::uint32_t box_cols,
-                   device::TensorMap* map) {
-  encode(driver, "sfa", view,
+void encode_scales(const Driver& driver, const char* name, const MatrixView& view,
+                   std::uint32_t box_cols, device::TensorMap* map) {
+  encode(driver, name, view,
          Format{CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, box_cols, 1, CU_TENSOR_MAP_SWIZZLE_NONE,
                 CU_TENSOR_MAP_L2_PROMOTION_NONE},
          map);

@@ -15,12 +15,16 @@
 
 namespace kiln::runtime {
 
-// A row-major matrix in device memory: `rows` x `cols`, `stride` elements from row to row.
+// A row-major matrix in device memory: `rows` x `cols`, `stride` elements from row to row. With
+// `slices` it is so many of them, `slice_stride` elements apart, and the map is 3-D {columns, rows,
+// slice} with boxes of one slice.
 struct MatrixView {
   const void* address = nullptr;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t stride = 0;
+  std::int64_t slices = 0;  // 0: a 2-D map
+  std::int64_t slice_stride = 0;
 };
 
 // FP8 operand `name` ("a" or "b"): boxes of 128 bytes of K by box_rows, 128-byte swizzle. What lies
@@ -34,8 +38,9 @@ void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
 void encode_output(const Driver& driver, const MatrixView& view, std::int64_t element_bytes,
                    std::uint32_t chunk_bytes, device::TensorMap* map);
 
-// M-major SFA as the matrix [k blocks, m]: boxes of one k-block by box_cols values, no swizzle.
-void encode_scales(const Driver& driver, const MatrixView& view, std::uint32_t box_cols,
-                   device::TensorMap* map);
+// M-major scales `name` ("sfa" or "sfb") as the matrix [k blocks, m or n]: boxes of one k-block by
+// box_cols values, no swizzle.
+void encode_scales(const Driver& driver, const char* name, const MatrixView& view,
+                   std::uint32_t box_cols, device::TensorMap* map);
 
 }  // namespace kiln::runtime

@@ -26,6 +26,13 @@ kiln_status create(const FakeMachine& machine, const kiln_engine_options& option
   return status;
 }
 
+kiln_problem& contiguous(kiln_problem& problem) {
+  problem.layout = KILN_LAYOUT_GROUPED_CONTIGUOUS;
+  problem.group_form = KILN_GROUPS_ENDS;
+  problem.alignment = 128;
+  return problem;
+}
+
 // A struct followed by room for fields of the future.
 template <class T>
 struct Larger {
@@ -129,6 +136,10 @@ TEST_CASE("a smaller struct gets defaults, a larger one must end in zeros", "[ru
   smaller.struct_size = offsetof(kiln_problem, a_type);
   smaller.a_type = smaller.accumulate = 77;  // beyond its size: must not be read
   CHECK(try_plan(&smaller) == KILN_OK);
+  kiln_problem without_groups = small_problem();  // version 0.1's, whose last field was 0
+  without_groups.struct_size = offsetof(kiln_problem, groups);
+  without_groups.groups = without_groups.alignment = 77;
+  CHECK(try_plan(&without_groups) == KILN_OK);
 
   for (const std::uint32_t size : {0u, 4u, 7u, 13u, 100'000u, 0xfffffffcu}) {
     kiln_problem wrong = small_problem();
@@ -176,7 +187,8 @@ TEST_CASE("each wrong field of a problem is refused by name and value", "[runtim
     void (*change)(kiln_problem&);
   };
   const Case cases[] = {
-      {"layout must be KILN_LAYOUT_DENSE (0), got 256", [](kiln_problem& p) { p.layout = 256; }},
+      {"KILN_LAYOUT_GROUPED_MASKED (2) or KILN_LAYOUT_GROUPED_K (3), got 256",
+       [](kiln_problem& p) { p.layout = 256; }},
       {"scaling must be", [](kiln_problem& p) { p.scaling = -1; }},
       {"n must be a multiple of 8", [](kiln_problem& p) { p.n = 1001; }},
       {"n must be in", [](kiln_problem& p) { p.n = 0; }},
@@ -190,8 +202,22 @@ TEST_CASE("each wrong field of a problem is refused by name and value", "[runtim
        [](kiln_problem& p) { p.d_type = 0; }},
       {"sfa_major must be", [](kiln_problem& p) { p.sfa_major = 2; }},
       {"accumulate must be 0 or 1, got 2", [](kiln_problem& p) { p.accumulate = 2; }},
-      {"accumulate needs", [](kiln_problem& p) { p.accumulate = 1; }},
-      {"reserved must be 0", [](kiln_problem& p) { p.reserved = 1; }},
+      {"group_form must be KILN_GROUPS_NONE (0)", [](kiln_problem& p) { p.group_form = 5; }},
+      {"group_form must be none for layout dense, got ends",
+       [](kiln_problem& p) { p.group_form = KILN_GROUPS_ENDS; }},
+      {"groups must be 1 for layout dense, got 0", [](kiln_problem& p) { p.groups = 0; }},
+      {"alignment must be 0 for layout dense", [](kiln_problem& p) { p.alignment = 1; }},
+      {"sfa_major must be m for scaling 1d1d",
+       [](kiln_problem& p) { p.scaling = KILN_SCALING_1D1D; }},
+      {"scaling must be 1d1d for layout grouped_k",
+       [](kiln_problem& p) { p.layout = KILN_LAYOUT_GROUPED_K; }},
+      {"group_form must be rows for layout grouped_masked, got none",
+       [](kiln_problem& p) { p.layout = KILN_LAYOUT_GROUPED_MASKED; }},
+      {"groups must be in 1..1024, got 1025", [](kiln_problem& p) { contiguous(p).groups = 1025; }},
+      {"alignment must be a power of two in 1..1024",
+       [](kiln_problem& p) { contiguous(p).alignment = 96; }},
+      {"alignment must be a power of two in 1..1024",
+       [](kiln_problem& p) { contiguous(p).alignment = 0; }},
   };
   for (const Case& test : cases) {
     kiln_problem problem = small_problem();
@@ -238,7 +264,8 @@ TEST_CASE("each wrong engine option is refused by name and value", "[runtime]") 
   refused(KILN_ERROR_INVALID_ARGUMENT, "miss_policy must be",
           [](Options& o) { o.miss_policy = 4; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "log_level must be", [](Options& o) { o.log_level = 6; });
-  refused(KILN_ERROR_INVALID_ARGUMENT, "reserved must be 0", [](Options& o) { o.reserved = 1; });
+  refused(KILN_ERROR_INVALID_ARGUMENT, "check_groups must be one of KILN_CHECK_* (0 to 2), got 3",
+          [](Options& o) { o.check_groups = 3; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "device must be an ordinal",
           [](Options& o) { o.device = -3; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "num_sms must be 0 (all) or at most the 132 SMs",
@@ -295,6 +322,24 @@ TEST_CASE("the environment is the default of each option and never overrides one
     environment.no_compile = "yes";
     CHECK(create(machine, options, environment) == KILN_ERROR_INVALID_ARGUMENT);
     CHECK(error_mentions("KILN_NO_COMPILE must be 1 or 0, got \"yes\""));
+  }
+  SECTION("KILN_CHECK_GROUPS turns the check on, unless the option says otherwise") {
+    const auto checks = [&] {
+      REQUIRE(create(machine, options, environment, &engine) == KILN_OK);
+      return runtime::engine_of(engine.get()).check_groups();
+    };
+    CHECK_FALSE(checks());
+    environment.check_groups = "1";
+    CHECK(checks());
+    options.check_groups = KILN_CHECK_OFF;
+    CHECK_FALSE(checks());
+    environment.check_groups = "0";
+    options.check_groups = KILN_CHECK_ON;
+    CHECK(checks());
+    options.check_groups = KILN_CHECK_DEFAULT;
+    environment.check_groups = "on";
+    CHECK(create(machine, options, environment) == KILN_ERROR_INVALID_ARGUMENT);
+    CHECK(error_mentions("KILN_CHECK_GROUPS must be 1 or 0, got \"on\""));
   }
   SECTION("a log level that does not exist is refused") {
     options.log_level = KILN_LOG_DEFAULT;

@@ -1,61 +1,12 @@
 // kiln_launch and kiln_quantize on the fake driver: what reaches the driver, which operands are
 // refused, and what a miss does under each policy and inside a capture.
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <vector>
 
-#include "templates/params.cuh"
-#include "tests/runtime/support.h"
+#include "tests/runtime/launch_support.h"
 
 namespace kiln::test {
-namespace {
-
-template <class T>
-T launched_params(const FakeCuda& cuda) {
-  T params;
-  REQUIRE(cuda.last_launch.param_bytes == sizeof(T));
-  std::memcpy(static_cast<void*>(&params), cuda.last_launch.params.data(), sizeof(T));
-  return params;
-}
-
-FakeTensorMap encoded(const device::TensorMap& map) {
-  FakeTensorMap record;
-  std::memcpy(&record, map.bytes, sizeof(record));
-  return record;
-}
-
-const CUstream kStream = reinterpret_cast<CUstream>(std::uintptr_t{0x1234560});
-
-struct LaunchFixture : FakeMachine {
-  explicit LaunchFixture(int policy = KILN_MISS_BLOCK, kiln_problem asked = small_problem(),
-                         const kiln_tile* tile = nullptr) {
-    kiln_engine_options options = quiet_options();
-    options.miss_policy = policy;
-    engine = make_engine(*this, options);
-    plan = make_plan(engine, asked, tile);
-  }
-  kiln_status launch(const kiln_operands& operands, CUstream stream = kStream) const {
-    return kiln_launch(plan.get(), &operands, stream);
-  }
-  EngineHandle engine;
-  PlanHandle plan;
-};
-
-kiln_tile tile_of(int block_m, int block_n, int warpgroups_m, int warpgroups_n, int cluster_m,
-                  int cluster_n) {
-  kiln_tile tile = KILN_TILE_INIT;
-  tile.block_m = block_m;
-  tile.block_n = block_n;
-  tile.warpgroups_m = warpgroups_m;
-  tile.warpgroups_n = warpgroups_n;
-  tile.cluster_m = cluster_m;
-  tile.cluster_n = cluster_n;
-  tile.stages = 3;
-  return tile;
-}
-
-}  // namespace
 
 TEST_CASE("a launch hands the driver the tensor maps, parameters and grid of its tile",
           "[runtime]") {
@@ -79,10 +30,10 @@ TEST_CASE("a launch hands the driver the tensor maps, parameters and grid of its
   const auto p = launched_params<device::GemmParams>(f.cuda);
   CHECK(p.m == 300);
   CHECK(p.num_tiles == 18);
-  CHECK(p.sfa_rows == o.sfa);
-  CHECK(p.ld_sfa == 304);
-  CHECK(p.sfb == o.sfb);
+  CHECK(p.sfa_rows == nullptr);  // loaded through its map
+  CHECK(p.sfb_blocks == o.sfb);
   CHECK(p.ld_sfb == 8);
+  CHECK(f.cuda.calls("cuTensorMapEncodeTiled") == 4);
 
   const FakeTensorMap a = encoded(p.a), b = encoded(p.b), d = encoded(p.d), sfa = encoded(p.sfa);
   CHECK(a.address == reinterpret_cast<std::uintptr_t>(o.a));
@@ -208,7 +159,7 @@ TEST_CASE(
       {"ldd must be below 274877906944", [](auto& o) { o.ldd = std::int64_t{1} << 38; },
        &float_out},
       {"num_sms must be in 0..2147483647", [](auto& o) { o.num_sms = -1; }},
-      {"flags must be a combination of KILN_LAUNCH_* (0x1), got 0x2", [](auto& o) { o.flags = 2; }},
+      {"flags must be a combination of KILN_LAUNCH_* (0x3), got 0x4", [](auto& o) { o.flags = 4; }},
   };
   for (const Case& test : cases) {
     kiln_operands o = good_operands();

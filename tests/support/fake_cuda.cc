@@ -280,11 +280,10 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
   FakeTensorMap record{};
   static_assert(sizeof(record) <= sizeof(CUtensorMap));
   record.address = reinterpret_cast<std::uintptr_t>(address);
-  record.extents[0] = extents[0];
-  record.extents[1] = extents[1];
+  std::copy_n(extents, rank, record.extents);
   record.stride_bytes = strides[0];
-  record.box[0] = box[0];
-  record.box[1] = box[1];
+  record.slice_stride_bytes = rank > 2 ? strides[1] : 0;
+  std::copy_n(box, rank, record.box);
   record.type = static_cast<std::uint8_t>(type);
   record.swizzle = static_cast<std::uint8_t>(swizzle);
   record.promotion = static_cast<std::uint8_t>(promotion);
@@ -300,21 +299,18 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   const auto* const library = reinterpret_cast<const Library*>(function);
   if (current() != library->context) return CUDA_ERROR_INVALID_CONTEXT;
   if (state.launch_result != CUDA_SUCCESS) return state.launch_result;
-  state.launches.fetch_add(1, std::memory_order_relaxed);
+  const std::uint64_t index = state.launches.fetch_add(1, std::memory_order_relaxed);
   static std::atomic_flag recording;
   if (recording.test_and_set(std::memory_order_acquire)) return CUDA_SUCCESS;  // one record is enough
   FakeLaunch& launch = state.last_launch;
-  launch = {config->gridDimX,
-            config->gridDimY,
-            config->gridDimZ,
-            config->blockDimX * config->blockDimY * config->blockDimZ,
-            config->sharedMemBytes,
-            0,
-            false,
-            config->hStream,
-            {},
-            {},
-            0};
+  launch.grid_x = config->gridDimX;
+  launch.grid_y = config->gridDimY;
+  launch.grid_z = config->gridDimZ;
+  launch.threads = config->blockDimX * config->blockDimY * config->blockDimZ;
+  launch.smem_bytes = config->sharedMemBytes;
+  launch.cluster_x = 0;
+  launch.programmatic = false;
+  launch.stream = config->hStream;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     const CUlaunchAttribute& attribute = config->attrs[i];
     if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
@@ -325,9 +321,11 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   }
   const std::size_t name_bytes = std::min(sizeof(launch.kernel) - 1, library->cubin.entry.size());
   std::memcpy(launch.kernel, library->cubin.entry.data(), name_bytes);
+  launch.kernel[name_bytes] = '\0';
   launch.param_bytes = static_cast<unsigned>(library->cubin.param_bytes);
   std::memcpy(launch.params.data(), params[0],
               std::min<std::size_t>(launch.param_bytes, launch.params.size()));
+  state.history[index % state.history.size()] = launch;
   recording.clear(std::memory_order_release);
   return CUDA_SUCCESS;
 }
@@ -358,6 +356,16 @@ CUresult cuMemcpyDtoH(void* to, CUdeviceptr from, std::size_t bytes) {
   return CUDA_SUCCESS;
 }
 
+CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
+  COUNT("cuMemcpyDtoHAsync");
+  if (state.capturing != nullptr && stream == state.capturing) {
+    state.capture_invalidated = true;  // a copy to pageable memory cannot be captured
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  }
+  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
+  return CUDA_SUCCESS;
+}
+
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t bytes, CUstream) {
   COUNT("cuMemsetD8Async");
   std::memset(reinterpret_cast<void*>(to), value, bytes);
@@ -376,8 +384,12 @@ CUresult cuStreamDestroy(CUstream stream) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuStreamSynchronize(CUstream) {
+CUresult cuStreamSynchronize(CUstream stream) {
   COUNT("cuStreamSynchronize");
+  if (state.capturing != nullptr && stream == state.capturing) {
+    state.capture_invalidated = true;
+    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  }
   return CUDA_SUCCESS;
 }
 

@@ -28,15 +28,15 @@ struct FakeLaunch {
   bool programmatic;
   CUstream stream;
   char kernel[256];
-  std::array<unsigned char, 1024> params;
+  std::array<unsigned char, 32768> params;  // what CUDA lets a kernel have, and more
   unsigned param_bytes;
 };
 
 struct FakeTensorMap {  // what cuTensorMapEncodeTiled was told, stored in the map itself
   std::uint64_t address;
-  std::uint64_t extents[2];
-  std::uint64_t stride_bytes;
-  std::uint32_t box[2];
+  std::uint64_t extents[3];  // columns, rows, slices; a 2-D map has no slices
+  std::uint64_t stride_bytes, slice_stride_bytes;
+  std::uint32_t box[3];
   std::uint8_t type, swizzle, promotion, rank, fill;
 };
 
@@ -66,7 +66,8 @@ struct FakeCuda {
   std::atomic<int> retained_contexts{0};  // now
   std::atomic<int> loads_in_wrong_context{0};
   std::atomic<std::uint64_t> launches{0};
-  FakeLaunch last_launch{};  // of launches at the same time, one
+  FakeLaunch last_launch{};              // of launches at the same time, one
+  std::array<FakeLaunch, 16> history{};  // launch i is at i % 16, if launches do not overlap
 
   int calls(std::string_view name) const;  // by original name, e.g. "cuMemFree"
   int calls() const;                       // all together

@@ -61,6 +61,7 @@ void FakeCuda::reset() {
   loads_in_wrong_context = 0;
   launches = 0;
   last_launch = {};
+  history.fill({});
   for (Counter& counter : counters) counter.count = 0;
 }
 
