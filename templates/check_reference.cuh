@@ -66,16 +66,18 @@ KILN_DEVICE double reference_value(const ReferenceParams& p, float* a, float* b,
     const i64 block = k / 128;
     const float sa =
         p.sfa[kSfaRowMajor ? safe_row * p.ld_sfa + block : block * p.ld_sfa + safe_row];
-    total += static_cast<double>(sum) * sa * p.sfb[safe_column / 128 * p.ld_sfb + block];
+    const float sb = p.sfb[kSfbPerColumn ? block * p.ld_sfb + safe_column
+                                         : safe_column / 128 * p.ld_sfb + block];
+    total += static_cast<double>(sum) * sa * sb;
   }
   return total;
 }
 
-KILN_DEVICE float result_at(const ReferenceParams& p, i64 index) {
+KILN_DEVICE float output_at(const void* matrix, i64 index) {  // of D or C
   if constexpr (kOutBf16) {
-    return __uint_as_float(static_cast<u32>(static_cast<const u16*>(p.d)[index]) << 16);
+    return __uint_as_float(static_cast<u32>(static_cast<const u16*>(matrix)[index]) << 16);
   } else {
-    return static_cast<const float*>(p.d)[index];
+    return static_cast<const float*>(matrix)[index];
   }
 }
 
@@ -103,8 +105,8 @@ KILN_DEVICE void check_reference(const ReferenceParams& p) {
     const i64 row = tile * kSide + threadIdx.x / kSide;
     double x = reference_value(p, a, b, row, column);
     if (row >= p.m || column >= p.n) continue;  // its barriers are passed already
-    if (p.c != nullptr) x += p.c[row * p.ldd + column];
-    const double y = result_at(p, row * p.ldd + column);
+    if (p.c != nullptr) x += output_at(p.c, row * p.ldd + column);
+    const double y = output_at(p.d, row * p.ldd + column);
     const double difference = x > y ? x - y : y - x;
     xx += x * x;
     yy += y * y;

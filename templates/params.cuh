@@ -73,15 +73,16 @@ struct FillParams {
 };
 
 // Grid {ceil(n/16), min(ceil(m/16), 65535)}, 256 threads. Compares D with the reference
-// x = sum over K of dequantised products (+ C when accumulating), y = D.
+// x = sum over K of dequantised products (+ C when accumulating), y = D. Operands may be parts of
+// larger ones: a group is checked through pointers to where it begins. k = 0 is an empty sum.
 struct ReferenceParams {
   const void* a;
   const void* b;
   const float* sfa;
   const float* sfb;
   const void* d;   // the result under test
-  const float* c;  // D before the launch, same stride as D; accumulate only, else null
-  double* sums;    // 4 doubles, zeroed by the caller: sum x*x, sum y*y, sum x*y, max |x-y|
+  const void* c;   // D before the launch, same type and stride as D; accumulate only, else null
+  double* sums;    // 4 doubles, added to: sum x*x, sum y*y, sum x*y, max |x-y|
   i64 lda, ldb, ld_sfa, ld_sfb, ldd;
   i64 m, n, k;
 };

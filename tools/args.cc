@@ -163,6 +163,8 @@ std::string environment_text() {
        "the cache directory (default $XDG_CACHE_HOME/kiln or ~/.cache/kiln), "
        "empty: none; --cache goes before it"},
       {"KILN_CACHE_PATH", "", "colon-separated read-only cache directories, searched first"},
+      {"KILN_CHECK_GROUPS", "",
+       "1: before each launch of a grouped layout read the group sizes back and check them"},
       {"KILN_LOG_LEVEL", "", "off, error, warning (default), info or debug; to stderr"},
       {"KILN_NO_COMPILE", "",
        "1: never compile, a kernel that is not in the cache is an error (exit 4)"},

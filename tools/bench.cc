@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "templates/params.cuh"
@@ -15,6 +16,8 @@ namespace {
 constexpr std::size_t kFlushBytes = std::size_t{512} << 20;
 constexpr double kLargestDifference = 0.001;
 constexpr int kWarmUps = 2;
+// What is not filled otherwise: a NaN in all types, so that reading it shows in the check.
+constexpr std::uint8_t kUntouched = 0xff;
 
 Peak peak_of(const runtime::DeviceInfo& info, int num_sms) {
   constexpr double kFlopsPerClock = 8192;  // of one Hopper SM: dense FP8, a multiply-add is two
@@ -25,34 +28,57 @@ Peak peak_of(const runtime::DeviceInfo& info, int num_sms) {
   return peak;
 }
 
-std::size_t bytes(std::int64_t rows, std::int64_t columns, std::int64_t element_bytes) {
+// The sizes fit into memory: see require_memory().
+std::size_t bytes(double elements, std::int64_t element_bytes) {
   // At least one element: an empty allocation has no address.
-  return static_cast<std::size_t>(std::max<std::int64_t>(rows * columns, 1) * element_bytes);
+  return static_cast<std::size_t>(std::max(elements, 1.0)) *
+         static_cast<std::size_t>(element_bytes);
 }
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return jit::ceil_div(value, unit) * unit;
+void create_quantizer(kiln_engine* engine, int type, int granularity, int scale_major,
+                      QuantizerHandle& quantizer) {
+  kiln_quantize_problem problem = KILN_QUANTIZE_PROBLEM_INIT;
+  problem.in_type = KILN_TYPE_BF16;
+  problem.out_type = type;
+  problem.granularity = granularity;
+  problem.scale_major = scale_major;
+  check(kiln_quantizer_create(engine, &problem, quantizer.out()));
+  check(kiln_quantizer_prepare(quantizer.get()));
 }
 
-device::ReferenceParams reference_params(const jit::Problem& p, const kiln_operands& launch,
-                                         const float* c, double* sums) {
+device::ReferenceParams reference_params(const Workload& w, const Product& part,
+                                         const kiln_operands& launch, const std::uint8_t* c,
+                                         double* sums) {
+  const std::int64_t d_bytes = jit::element_bytes(w.problem.out);
   device::ReferenceParams params{};
-  params.a = launch.a;
-  params.b = launch.b;
-  params.sfa = launch.sfa;
-  params.sfb = launch.sfb;
-  params.d = launch.d;
-  params.c = c;
+  params.a = static_cast<const std::uint8_t*>(launch.a) + part.a;
+  params.b = static_cast<const std::uint8_t*>(launch.b) + part.b;
+  params.sfa = launch.sfa + part.sfa;
+  params.sfb = launch.sfb + part.sfb;
+  params.d = static_cast<const std::uint8_t*>(launch.d) + part.d * d_bytes;
+  params.c = c != nullptr ? c + part.d * d_bytes : nullptr;
   params.sums = sums;
-  params.lda = launch.lda;
-  params.ldb = launch.ldb;
-  params.ld_sfa = launch.ld_sfa;
-  params.ld_sfb = launch.ld_sfb;
-  params.ldd = launch.ldd;
-  params.m = launch.m;
-  params.n = p.n;
-  params.k = p.k;
+  params.lda = part.lda;
+  params.ldb = part.ldb;
+  params.ld_sfa = w.ld_sfa;
+  params.ld_sfb = w.ld_sfb;
+  params.ldd = w.problem.n;
+  params.m = part.m;
+  params.n = w.problem.n;
+  params.k = part.k;
   return params;
+}
+
+// The reference takes sizes and groups at run time: one kernel for all, found under one spec.
+jit::ReferenceSpec reference_spec(const jit::Problem& p) {
+  jit::Problem types;
+  types.n = types.k = jit::kScaleBlock;
+  types.scaling = p.scaling;
+  types.a = p.a;
+  types.b = p.b;
+  types.out = p.out;
+  types.sfa_major = p.sfa_major;
+  return {types};
 }
 
 }  // namespace
@@ -60,7 +86,19 @@ device::ReferenceParams reference_params(const jit::Problem& p, const kiln_opera
 struct Bench::Operands {
   runtime::DeviceBuffer a, b, sfa, sfb, d;
   runtime::DeviceBuffer c;  // D before the launch; accumulating only
+  runtime::DeviceBuffer grouping;
+  std::vector<std::int32_t> host_grouping;
   kiln_operands launch = KILN_OPERANDS_INIT;
+};
+
+// A matrix to be made: random, and cast to FP8.
+struct Bench::Part {
+  std::int64_t rows, cols;
+  std::uint8_t* out;
+  std::int64_t ld_out;
+  float* scales;
+  std::int64_t ld_scales;
+  std::uint64_t seed;
 };
 
 Bench::Bench(const EngineHandle& engine, const BenchOptions& options)
@@ -72,113 +110,129 @@ Bench::Bench(const EngineHandle& engine, const BenchOptions& options)
       stream_(device_),
       flush_(device_, kFlushBytes) {}
 
-void Bench::fill(const runtime::DeviceBuffer& buffer, std::uint64_t count, std::uint64_t seed) {
+void Bench::fill(void* out, std::uint64_t count, std::uint64_t seed) {
   if (count == 0) return;
   const runtime::LoadedKernel& kernel = engine_.kernel_for({jit::FillSpec{}, engine_.arch()});
   const runtime::ContextScope scope(device_.driver(), device_.context());
-  const device::FillParams params{buffer.data(), count, seed};
+  const device::FillParams params{out, count, seed};
   kernel.launch(static_cast<std::uint32_t>(device_.info().num_sms) * 4, &params, stream_.get());
 }
 
-void Bench::quantize(const runtime::DeviceBuffer& in, std::int64_t rows, std::int64_t cols,
-                     int type, int granularity, int scale_major, const runtime::DeviceBuffer& out,
-                     const runtime::DeviceBuffer& scales, std::int64_t ld_scales) {
-  kiln_quantize_problem problem = KILN_QUANTIZE_PROBLEM_INIT;
-  problem.in_type = KILN_TYPE_BF16;
-  problem.out_type = type;
-  problem.granularity = granularity;
-  problem.scale_major = scale_major;
-  QuantizerHandle quantizer;
-  check(kiln_quantizer_create(handle_.get(), &problem, quantizer.out()));
-  check(kiln_quantizer_prepare(quantizer.get()));
+void Bench::cast(const kiln_quantizer* quantizer, const runtime::DeviceBuffer& wide,
+                 const Part& part) {
+  if (part.rows == 0 || part.cols == 0) return;
+  fill(wide.data(), static_cast<std::uint64_t>(part.rows * part.cols), part.seed);
   kiln_quantize_operands operands = KILN_QUANTIZE_OPERANDS_INIT;
-  operands.rows = rows;
-  operands.cols = cols;
-  operands.in = in.data();
-  operands.ld_in = cols;
-  operands.out = out.data();
-  operands.ld_out = cols;
-  operands.scales = scales.data<float>();
-  operands.ld_scales = ld_scales;
-  check(kiln_quantize(quantizer.get(), &operands, stream_.get()));
-  stream_.synchronize();  // the caller frees `in`
+  operands.rows = part.rows;
+  operands.cols = part.cols;
+  operands.in = wide.data();
+  operands.ld_in = part.cols;
+  operands.out = part.out;
+  operands.ld_out = part.ld_out;
+  operands.scales = part.scales;
+  operands.ld_scales = part.ld_scales;
+  check(kiln_quantize(quantizer, &operands, stream_.get()));
 }
 
-// Before anything is allocated, and in floating point: the sizes may be beyond 64 bits.
-void Bench::require_memory(const BenchCase& c) const {
-  const double m = static_cast<double>(c.m), n = static_cast<double>(c.problem.n),
-               k = static_cast<double>(c.problem.k);
-  const double d_bytes = m * n * static_cast<double>(jit::element_bytes(c.problem.out));
-  const double needed =
-      m * k + n * k + 2 * std::max(m, n) * k + d_bytes * (c.problem.accumulate ? 2 : 1);
+// Before anything is allocated.
+void Bench::require_memory(const Workload& w) const {
+  const OperandSizes s = operand_sizes(w);
+  const double d_bytes = s.d * static_cast<double>(jit::element_bytes(w.problem.out));
+  const double needed = s.a + s.b + 4 * (s.sfa + s.sfb + s.grouping) + 2 * s.widest_part +
+                        d_bytes * (w.problem.accumulate ? 2 : 1);
   const double there = static_cast<double>(device_.info().memory_bytes);
   if (needed <= there) return;
-  throw Error(
-      Status::kOutOfMemory,
-      fmt::format("the operands take {:.1f} GiB, the GPU has {:.1f} GiB: use a smaller M, N or K",
-                  needed / (1 << 30), there / (1 << 30)));
+  throw Error(Status::kOutOfMemory,
+              fmt::format("the operands take {:.1f} GiB, the GPU has {:.1f} GiB: use a smaller M, "
+                          "N or K{}",
+                          needed / (1 << 30), there / (1 << 30),
+                          jit::is_grouped(w.problem) ? ", or fewer groups" : ""));
 }
 
-Bench::Operands Bench::make_operands(const BenchCase& c) {
-  const jit::Problem& p = c.problem;
-  const kiln_problem problem = to_c(p);
-  const std::int64_t blocks = jit::scale_blocks(p.k);
-  const bool row_major = p.sfa_major == jit::ScaleMajor::kRow;
-  const std::int64_t ld_sfa = row_major ? blocks : std::max<std::int64_t>(round_up(c.m, 4), 4);
+Bench::Operands Bench::make_operands(const Workload& w) {
+  const jit::Problem& p = w.problem;
+  const OperandSizes sizes = operand_sizes(w);
   Operands o;
-  o.a = runtime::DeviceBuffer(device_, bytes(c.m, p.k, 1));
-  o.b = runtime::DeviceBuffer(device_, bytes(p.n, p.k, 1));
-  o.sfa = runtime::DeviceBuffer(device_, bytes(row_major ? c.m : blocks, ld_sfa, sizeof(float)));
-  o.sfb = runtime::DeviceBuffer(device_, bytes(jit::scale_blocks(p.n), blocks, sizeof(float)));
-  o.d = runtime::DeviceBuffer(device_, bytes(c.m, p.n, jit::element_bytes(p.out)));
-  {
-    const runtime::DeviceBuffer wide(device_, bytes(std::max(c.m, p.n), p.k, 2));
-    fill(wide, static_cast<std::uint64_t>(c.m * p.k), options_.seed);
-    quantize(wide, c.m, p.k, problem.a_type, KILN_SCALE_1X128, problem.sfa_major, o.a, o.sfa,
-             ld_sfa);
-    fill(wide, static_cast<std::uint64_t>(p.n * p.k), options_.seed + 1);
-    quantize(wide, p.n, p.k, problem.b_type, KILN_SCALE_128X128, KILN_SCALE_ROW_MAJOR, o.b, o.sfb,
-             blocks);
-  }
-  // NaN everywhere: what the kernel leaves unwritten shows in the check.
-  o.d.fill(0xff, stream_.get());
-  if (p.accumulate) {
-    // Two BF16 values make one FP32 value: the upper one, with random lower mantissa bits.
-    const auto count = static_cast<std::uint64_t>(c.m * p.n) * 2;
-    o.c = runtime::DeviceBuffer(device_, o.d.size());
-    fill(o.c, count, options_.seed + 2);
-    fill(o.d, count, options_.seed + 2);
-  }
-  o.launch.m = c.m;
+  o.a = runtime::DeviceBuffer(device_, bytes(sizes.a, 1));
+  o.b = runtime::DeviceBuffer(device_, bytes(sizes.b, 1));
+  o.sfa = runtime::DeviceBuffer(device_, bytes(sizes.sfa, sizeof(float)));
+  o.sfb = runtime::DeviceBuffer(device_, bytes(sizes.sfb, sizeof(float)));
+  o.d = runtime::DeviceBuffer(device_, bytes(sizes.d, jit::element_bytes(p.out)));
+  if (p.accumulate) o.c = runtime::DeviceBuffer(device_, o.d.size());
+  fill_operands(w, o);
+
+  o.launch.m = w.m;
+  if (p.scaling == jit::Scaling::k1d1d) o.launch.k = w.k;
   o.launch.a = o.a.data();
-  o.launch.lda = p.k;
   o.launch.b = o.b.data();
-  o.launch.ldb = p.k;
   o.launch.sfa = o.sfa.data<float>();
-  o.launch.ld_sfa = ld_sfa;
+  o.launch.ld_sfa = w.ld_sfa;
   o.launch.sfb = o.sfb.data<float>();
-  o.launch.ld_sfb = blocks;
+  o.launch.ld_sfb = w.ld_sfb;
   o.launch.d = o.d.data();
   o.launch.ldd = p.n;
-  stream_.synchronize();
+  // Slices follow each other without gaps, which is what group strides of 0 say.
+  if (p.layout == jit::Layout::kGroupedMasked) o.launch.expected_m = w.plan_m;
+  o.host_grouping = grouping(w);
+  if (p.group_form == jit::GroupForm::kPacked) {
+    o.launch.host_group_k = o.host_grouping.data();
+    return o;
+  }
+  o.launch.lda = o.launch.ldb = w.k;
+  if (!o.host_grouping.empty()) {
+    o.grouping = runtime::DeviceBuffer::of(device_, o.host_grouping);
+    o.launch.grouping = o.grouping.data<std::int32_t>();
+  }
   return o;
 }
 
-CheckResult Bench::compare(const BenchCase& c, const Operands& o) {
-  const jit::Problem& p = c.problem;
+void Bench::fill_operands(const Workload& w, const Operands& o) {
+  const jit::Problem& p = w.problem;
+  const kiln_problem problem = to_c(p);
+  const bool per_column = p.scaling == jit::Scaling::k1d1d;
+  QuantizerHandle cast_a, cast_b;
+  create_quantizer(handle_.get(), problem.a_type, KILN_SCALE_1X128, problem.sfa_major, cast_a);
+  create_quantizer(handle_.get(), problem.b_type,
+                   per_column ? KILN_SCALE_1X128 : KILN_SCALE_128X128,
+                   per_column ? KILN_SCALE_M_MAJOR : KILN_SCALE_ROW_MAJOR, cast_b);
+  for (const runtime::DeviceBuffer* buffer : {&o.a, &o.b, &o.sfa, &o.sfb, &o.d, &o.c}) {
+    if (buffer->size() > 0) buffer->fill(kUntouched, stream_.get());
+  }
+  const runtime::DeviceBuffer wide(device_, bytes(operand_sizes(w).widest_part, 2));
+  const std::int64_t d_bytes = jit::element_bytes(p.out);
+  std::uint64_t seed = options_.seed;
+  for (const Product& part : products(w)) {
+    cast(cast_a.get(), wide,
+         {part.m, part.k, o.a.data<std::uint8_t>() + part.a, part.lda,
+          o.sfa.data<float>() + part.sfa, w.ld_sfa, seed++});
+    cast(cast_b.get(), wide,
+         {p.n, part.k, o.b.data<std::uint8_t>() + part.b, part.ldb, o.sfb.data<float>() + part.sfb,
+          w.ld_sfb, seed++});
+    if (p.accumulate) {
+      // Two BF16 values make one FP32 value: the upper one, with random lower mantissa bits.
+      const auto count = static_cast<std::uint64_t>(part.m * p.n * d_bytes / 2);
+      fill(o.c.data<std::uint8_t>() + part.d * d_bytes, count, seed);
+      fill(o.d.data<std::uint8_t>() + part.d * d_bytes, count, seed++);
+    }
+  }
+  stream_.synchronize();  // before `wide` goes
+}
+
+CheckResult Bench::compare(const Workload& w, const Operands& o) {
   const auto sums = runtime::DeviceBuffer::of(device_, std::vector<double>(4, 0.0));
-  const device::ReferenceParams params = reference_params(
-      p, o.launch, p.accumulate ? o.c.data<float>() : nullptr, sums.data<double>());
-  // The reference takes its sizes at run time: one kernel for all, found under one spec.
-  jit::Problem types = p;
-  types.n = types.k = jit::kScaleBlock;
   const runtime::LoadedKernel& kernel =
-      engine_.kernel_for({jit::ReferenceSpec{types}, engine_.arch()});
-  {
+      engine_.kernel_for({reference_spec(w.problem), engine_.arch()});
+  const std::uint8_t* c = w.problem.accumulate ? o.c.data<const std::uint8_t>() : nullptr;
+  bool has_values = false;
+  for (const Product& part : products(w)) {
+    if (part.m == 0) continue;
+    has_values = has_values || part.k > 0;
+    const device::ReferenceParams params =
+        reference_params(w, part, o.launch, c, sums.data<double>());
     const runtime::ContextScope scope(device_.driver(), device_.context());
     constexpr std::int64_t kSide = 16;
-    const std::int64_t rows = std::clamp<std::int64_t>(jit::ceil_div(c.m, kSide), 1, 65535);
-    kernel.launch_grid(static_cast<std::uint32_t>(jit::ceil_div(p.n, kSide)),
+    const std::int64_t rows = std::min<std::int64_t>(jit::ceil_div(part.m, kSide), 65535);
+    kernel.launch_grid(static_cast<std::uint32_t>(jit::ceil_div(w.problem.n, kSide)),
                        static_cast<std::uint32_t>(rows), &params, stream_.get());
   }
   stream_.synchronize();
@@ -186,12 +240,35 @@ CheckResult Bench::compare(const BenchCase& c, const Operands& o) {
   const double energy = s[0] + s[1];
   CheckResult result;
   // Random operands never give all zeros, so sums of zero mean that nothing was compared.
-  result.difference = energy > 0 ? 1 - 2 * s[2] / energy : c.m == 0 ? 0 : 1;
+  result.difference = energy > 0 ? 1 - 2 * s[2] / energy : has_values ? 1 : 0;
   result.max_abs_error = s[3];
+  result.stray_rows = count_stray_rows(w, o);
   // Written so that a NaN fails.
-  result.passed =
-      std::abs(result.difference) < kLargestDifference && std::isfinite(result.max_abs_error);
+  result.passed = std::abs(result.difference) < kLargestDifference &&
+                  std::isfinite(result.max_abs_error) && result.stray_rows == 0;
   return result;
+}
+
+// Rows of no group must still hold what was there before the launch.
+std::int64_t Bench::count_stray_rows(const Workload& w, const Operands& o) const {
+  constexpr std::int64_t kChunkBytes = std::int64_t{64} << 20;
+  const std::int64_t row_bytes = w.problem.n * jit::element_bytes(w.problem.out);
+  const std::int64_t chunk_rows = std::max<std::int64_t>(kChunkBytes / row_bytes, 1);
+  const std::vector<std::byte> untouched(static_cast<std::size_t>(row_bytes),
+                                         std::byte{kUntouched});
+  std::int64_t stray = 0;
+  std::vector<std::byte> host;
+  for (const Range& gap : rows_of_no_group(w)) {
+    for (std::int64_t row = gap.begin; row < gap.end; row += chunk_rows) {
+      const std::int64_t rows = std::min(chunk_rows, gap.end - row);
+      host.resize(static_cast<std::size_t>(rows * row_bytes));
+      o.d.download(host, static_cast<std::size_t>(row * row_bytes));
+      for (std::int64_t i = 0; i < rows; ++i) {
+        stray += std::memcmp(host.data() + i * row_bytes, untouched.data(), untouched.size()) != 0;
+      }
+    }
+  }
+  return stray;
 }
 
 void Bench::time(const kiln_plan* plan, const Operands& o, BenchResult& result) {
@@ -215,34 +292,28 @@ void Bench::time(const kiln_plan* plan, const Operands& o, BenchResult& result) 
 }
 
 BenchResult Bench::run(const BenchCase& c) {
-  const jit::Problem& p = c.problem;
-  require_memory(c);
+  BenchResult result;
+  result.workload = make_workload(c.problem, c.sizing);
+  const Workload& w = result.workload;
+  require_memory(w);
   // 1. The plan and its kernel for this M.
-  const kiln_problem problem = to_c(p);
+  const kiln_problem problem = to_c(c.problem);
   const kiln_tile tile = to_c(c.tile.value_or(jit::Tile{}));
   PlanHandle plan;
   check(kiln_plan_create(handle_.get(), &problem, c.tile ? &tile : nullptr, plan.out()));
-  check(kiln_plan_prepare(plan.get(), c.m, c.m));
-  BenchResult result;
-  check(kiln_plan_describe(plan.get(), c.m, &result.plan));
+  check(kiln_plan_prepare(plan.get(), w.plan_m, w.plan_m));
+  check(kiln_plan_describe(plan.get(), w.plan_m, &result.plan));
 
   // 2. One launch that is checked, before repeats accumulate on top of it.
-  const Operands operands = make_operands(c);
+  const Operands operands = make_operands(w);
   check(kiln_launch(plan.get(), &operands.launch, stream_.get()));
   stream_.synchronize();
-  if (options_.check) result.check = compare(c, operands);
+  if (options_.check) result.check = compare(w, operands);
 
   // 3. The launches that are timed.
   time(plan.get(), operands, result);
-  const double m = static_cast<double>(c.m), n = static_cast<double>(p.n),
-               k = static_cast<double>(p.k);
-  const double k_blocks = static_cast<double>(jit::scale_blocks(p.k));
-  const double n_blocks = static_cast<double>(jit::scale_blocks(p.n));
-  const double d_bytes =
-      m * n * static_cast<double>(jit::element_bytes(p.out)) * (p.accumulate ? 2 : 1);
-  result.flops = 2 * m * n * k;
-  result.bytes = m * k + n * k + 4 * k_blocks * (m + n_blocks) + d_bytes;
-  if (c.m == 0) result.bytes = 0;
+  result.flops = flops(w);
+  result.bytes = moved_bytes(w);
   result.roofline_us =
       std::max(result.flops / peak_.tflops / 1e6, result.bytes / peak_.gb_per_s / 1e3);
   return result;

@@ -8,20 +8,21 @@
 
 #include "runtime/device_memory.h"
 #include "tools/commands.h"
+#include "tools/workload.h"
 
 namespace kiln::tools {
 
 struct BenchCase {
   std::string name;  // of the layer, or ""
   jit::Problem problem;
-  std::int64_t m = 0;
+  Sizing sizing;
   std::optional<jit::Tile> tile;
 };
 
 struct BenchOptions {
   int repeat = 30;
   bool check = false;
-  std::uint64_t seed = 1;
+  std::uint64_t seed = 1;  // of the operands; the groups' sizes have their own in Sizing
 };
 
 // The most the GPU could do: what its clocks and widths allow. Sustained clocks are lower.
@@ -30,20 +31,22 @@ struct Peak {
   double gb_per_s = 0;
 };
 
-// How near the result is to a plain FP32/FP64 GEMM.
+// How near the result is to a plain FP32/FP64 GEMM, and whether anything else was written.
 struct CheckResult {
   double difference = 0;  // 1 - 2<x,y> / (<x,x> + <y,y>): 0 is equal, whatever the scale
   double max_abs_error = 0;
+  std::int64_t stray_rows = 0;  // of D that belong to no group and were written all the same
   bool passed = false;
 };
 
 struct BenchResult {
+  Workload workload;
   kiln_plan_description plan = KILN_PLAN_DESCRIPTION_INIT;
   double median_us = 0;
   double best_us = 0;
   double roofline_us = 0;  // the larger of flops / peak and bytes / peak
   double flops = 0;
-  double bytes = 0;  // each operand once, D once (twice when accumulating)
+  double bytes = 0;
   std::optional<CheckResult> check;
 
   double tflops() const { return median_us > 0 ? flops / median_us / 1e6 : 0; }
@@ -63,14 +66,15 @@ class Bench {
 
  private:
   struct Operands;
+  struct Part;
 
-  void require_memory(const BenchCase& c) const;
-  Operands make_operands(const BenchCase& c);
-  void fill(const runtime::DeviceBuffer& buffer, std::uint64_t count, std::uint64_t seed);
-  void quantize(const runtime::DeviceBuffer& in, std::int64_t rows, std::int64_t cols, int type,
-                int granularity, int scale_major, const runtime::DeviceBuffer& out,
-                const runtime::DeviceBuffer& scales, std::int64_t ld_scales);
-  CheckResult compare(const BenchCase& c, const Operands& operands);
+  void require_memory(const Workload& w) const;
+  Operands make_operands(const Workload& w);
+  void fill_operands(const Workload& w, const Operands& operands);
+  void fill(void* out, std::uint64_t count, std::uint64_t seed);
+  void cast(const kiln_quantizer* quantizer, const runtime::DeviceBuffer& wide, const Part& part);
+  CheckResult compare(const Workload& w, const Operands& operands);
+  std::int64_t count_stray_rows(const Workload& w, const Operands& operands) const;
   void time(const kiln_plan* plan, const Operands& operands, BenchResult& result);
 
   const EngineHandle& handle_;

@@ -42,10 +42,22 @@ kiln_engine_options offline_options(jit::Arch arch, std::int32_t num_sms) {
   return options;
 }
 
+static_assert(static_cast<int>(jit::Layout::kDense) == KILN_LAYOUT_DENSE &&
+              static_cast<int>(jit::Layout::kGroupedContiguous) == KILN_LAYOUT_GROUPED_CONTIGUOUS &&
+              static_cast<int>(jit::Layout::kGroupedMasked) == KILN_LAYOUT_GROUPED_MASKED &&
+              static_cast<int>(jit::Layout::kGroupedK) == KILN_LAYOUT_GROUPED_K);
+static_assert(static_cast<int>(jit::Scaling::k1d2d) == KILN_SCALING_1D2D &&
+              static_cast<int>(jit::Scaling::k1d1d) == KILN_SCALING_1D1D);
+static_assert(static_cast<int>(jit::GroupForm::kNone) == KILN_GROUPS_NONE &&
+              static_cast<int>(jit::GroupForm::kLabels) == KILN_GROUPS_LABELS &&
+              static_cast<int>(jit::GroupForm::kEnds) == KILN_GROUPS_ENDS &&
+              static_cast<int>(jit::GroupForm::kRows) == KILN_GROUPS_ROWS &&
+              static_cast<int>(jit::GroupForm::kPacked) == KILN_GROUPS_PACKED);
+
 kiln_problem to_c(const jit::Problem& problem) {
   kiln_problem out = KILN_PROBLEM_INIT;
-  out.layout = KILN_LAYOUT_DENSE;
-  out.scaling = KILN_SCALING_1D2D;
+  out.layout = static_cast<std::int32_t>(problem.layout);
+  out.scaling = static_cast<std::int32_t>(problem.scaling);
   out.n = problem.n;
   out.k = problem.k;
   out.a_type = problem.a == jit::Fp8Type::kE4m3 ? KILN_TYPE_E4M3 : KILN_TYPE_E5M2;
@@ -54,6 +66,9 @@ kiln_problem to_c(const jit::Problem& problem) {
   out.sfa_major =
       problem.sfa_major == jit::ScaleMajor::kRow ? KILN_SCALE_ROW_MAJOR : KILN_SCALE_M_MAJOR;
   out.accumulate = problem.accumulate ? 1 : 0;
+  out.group_form = static_cast<std::int32_t>(problem.group_form);
+  out.groups = problem.groups;
+  out.alignment = problem.alignment;
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include "tools/problem_flags.h"
 #include "tools/table.h"
 #include "tools/text.h"
+#include "tools/workload.h"
 
 namespace kiln::tools {
 namespace {
@@ -17,9 +18,11 @@ const Command& command() {
     Command c{"explain", "say which tile a problem gets at some M, and why",
               "--m M --n N --k K [problem flags] --arch sm_90a --sms N [--json]", R"(
 Prints the tile, the plan (every interval of M with its tile: the kernels that "kiln warm" makes)
-and the runners-up. Estimates rank tiles; the absolute time is rough.
+and the runners-up. Estimates rank tiles; the absolute time is rough. The M that chooses the tile of a
+grouped_contiguous launch is its number of rows, here of groups that all have the mean size; for
+grouped_masked it is the expected rows of a group.
 
-JSON keys: problem, m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes, output_tiles,
+JSON keys: problem, m, plan_m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes, output_tiles,
 waves, estimate_us, rank, legal_tiles; intervals: [{m_min, m_max, tile, threads, smem_bytes}];
 alternatives: [{tile, estimate_us}], best first.)",
               problem_flags()};
@@ -37,6 +40,7 @@ struct Alternative {
 
 struct Explanation {
   ProblemFlags asked;
+  std::int64_t plan_m = 0;  // what chooses the tile
   Target target;
   kiln_plan_description chosen = KILN_PLAN_DESCRIPTION_INIT;
   std::int64_t output_tiles = 0;
@@ -50,7 +54,8 @@ struct Explanation {
 };
 
 // What a launch would do, asked of the library itself.
-kiln_plan_description describe_plan(const ProblemFlags& asked, const Target& target) {
+kiln_plan_description describe_plan(const ProblemFlags& asked, std::int64_t plan_m,
+                                    const Target& target) {
   kiln_engine_options options = offline_options(target.arch, target.num_sms);
   options.cache_dir = "";
   const EngineHandle engine(options);
@@ -60,19 +65,25 @@ kiln_plan_description describe_plan(const ProblemFlags& asked, const Target& tar
   PlanHandle plan;
   check(kiln_plan_create(engine.get(), &problem, asked.tile ? &tile : nullptr, plan.out()));
   kiln_plan_description description = KILN_PLAN_DESCRIPTION_INIT;
-  check(kiln_plan_describe(plan.get(), asked.m, &description));
+  check(kiln_plan_describe(plan.get(), plan_m, &description));
   return description;
+}
+
+// Tiles of D, all groups together; each has the mean size.
+std::int64_t count_output_tiles(const jit::Problem& problem, std::int64_t m,
+                                const jit::Tile& tile) {
+  return problem.groups * jit::ceil_div(m, tile.block_m) * jit::ceil_div(problem.n, tile.block_n);
 }
 
 Explanation explain_problem(const ProblemFlags& asked, const Target& target) {
   Explanation result;
   result.asked = asked;
   result.target = target;
-  result.chosen = describe_plan(asked, target);
+  result.plan_m = mean_plan_m(asked.problem, asked.m);
+  result.chosen = describe_plan(asked, result.plan_m, target);
   const jit::Machine machine{target.num_sms};
   const jit::Tile tile = result.tile();
-  result.output_tiles =
-      jit::ceil_div(asked.m, tile.block_m) * jit::ceil_div(asked.problem.n, tile.block_n);
+  result.output_tiles = count_output_tiles(asked.problem, asked.m, tile);
   result.waves = static_cast<double>(result.output_tiles) / target.num_sms;
   if (asked.tile) {
     result.intervals = {{0, jit::kMaxM, tile}};
@@ -82,7 +93,7 @@ Explanation explain_problem(const ProblemFlags& asked, const Target& target) {
   for (const jit::Tile& other : jit::legal_tiles(asked.problem)) {
     if (other == tile) continue;
     result.alternatives.push_back(
-        {other, jit::estimate_us(asked.problem, other, asked.m, machine)});
+        {other, jit::estimate_us(asked.problem, other, result.plan_m, machine)});
     if (result.alternatives.back().estimate_us < result.chosen.estimate_us) ++result.rank;
   }
   result.legal_tiles = result.alternatives.size() + 1;
@@ -110,6 +121,7 @@ nlohmann::ordered_json to_json(const Explanation& e) {
   }
   return {{"problem", tools::to_json(e.asked.problem)},
           {"m", e.asked.m},
+          {"plan_m", e.plan_m},
           {"arch", jit::name(e.target.arch)},
           {"num_sms", e.target.num_sms},
           {"tile", jit::describe(e.tile())},
@@ -127,10 +139,24 @@ nlohmann::ordered_json to_json(const Explanation& e) {
           {"alternatives", alternatives}};
 }
 
+std::string m_text(const Explanation& e) {
+  switch (e.asked.problem.layout) {
+    case jit::Layout::kGroupedContiguous:
+      return fmt::format("{}: {} groups of {} rows, aligned to {}", e.plan_m,
+                         e.asked.problem.groups, e.asked.m, e.asked.problem.alignment);
+    case jit::Layout::kGroupedMasked:
+      return fmt::format("{} expected rows of a group", e.plan_m);
+    case jit::Layout::kDense:
+    case jit::Layout::kGroupedK:
+      break;
+  }
+  return fmt::to_string(e.plan_m);
+}
+
 void print_text(const Explanation& e) {
   const jit::Tile tile = e.tile();
   print(fmt::format("problem   {}\nM         {}\ntarget    {}, {} SMs\n",
-                    jit::describe(e.asked.problem), e.asked.m, jit::name(e.target.arch),
+                    jit::describe(e.asked.problem), m_text(e), jit::name(e.target.arch),
                     e.target.num_sms));
   print(fmt::format("tile      {}, for M {}\nwhy       {}\n", jit::describe(tile),
                     human_interval(e.chosen.m_min, e.chosen.m_max), e.chosen.reason));
@@ -145,7 +171,7 @@ void print_text(const Explanation& e) {
   print("\nplan (> serves this M):\n");
   Table plan({{""}, {"M"}, {"tile"}, {"threads", Align::kRight}, {"smem", Align::kRight}});
   for (const jit::TileInterval& interval : e.intervals) {
-    const bool serves = interval.m_min <= e.asked.m && e.asked.m <= interval.m_max;
+    const bool serves = interval.m_min <= e.plan_m && e.plan_m <= interval.m_max;
     plan.add(
         {serves ? ">" : "", human_interval(interval.m_min, interval.m_max),
          jit::describe(interval.tile), fmt::to_string(jit::threads(interval.tile)),
@@ -153,7 +179,7 @@ void print_text(const Explanation& e) {
   }
   print(plan.text());
 
-  print(fmt::format("\nother tiles at M = {}:\n", e.asked.m));
+  print(fmt::format("\nother tiles at M = {}:\n", e.plan_m));
   Table others({{"tile"}, {"estimate", Align::kRight}});
   for (const Alternative& alternative : e.alternatives) {
     others.add(

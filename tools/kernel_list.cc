@@ -12,8 +12,9 @@ KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Ma
   for (const NamedProblem& problem : problems) {
     try {
       jit::validate(problem.problem);
+      const jit::Problem kernel_problem = jit::canonical(problem.problem);
       for (const jit::TileInterval& interval : jit::plan_tiles(problem.problem, machine)) {
-        const jit::GemmSpec spec{problem.problem, interval.tile};
+        const jit::GemmSpec spec{kernel_problem, interval.tile};
         const auto [position, is_new] = positions.emplace(spec, list.kernels.size());
         if (is_new) list.kernels.push_back({spec, {}});
         list.kernels[position->second].uses.push_back(

@@ -12,12 +12,12 @@
 namespace kiln::tools {
 
 struct KernelUse {
-  std::string problem;  // its name in the shapes file
-  std::int64_t m_min = 0, m_max = 0;
+  std::string problem;                // its name in the shapes file
+  std::int64_t m_min = 0, m_max = 0;  // grouped_masked: of the expected rows
 };
 
 struct NeededKernel {
-  jit::GemmSpec spec;
+  jit::GemmSpec spec;  // of the canonical problem: what kernels take at run time has a fixed value
   std::vector<KernelUse> uses;  // never empty
 };
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "jit/problem.h"
@@ -15,7 +16,7 @@ namespace kiln::tools {
 
 struct ProblemFlags {
   jit::Problem problem;
-  std::int64_t m = 0;
+  std::int64_t m = 0;  // --m; grouped_contiguous and grouped_masked: mean rows of a group
   std::optional<jit::Tile> tile;  // --tile
 };
 
@@ -23,6 +24,10 @@ std::vector<Flag> problem_flags();
 
 // Throws Error{kInvalidArgument} for what is missing, malformed or cannot be computed.
 ProblemFlags read_problem_flags(const Args& args);
+
+// Throws when `flag` is given and the layout is not one that takes it; `layouts` names those.
+void require_layout(const Args& args, std::string_view flag, bool accepted,
+                    std::string_view layouts, jit::Layout layout);
 
 // --tile alone, checked for form only.
 std::optional<jit::Tile> read_tile(const Args& args);

@@ -23,17 +23,28 @@ FLOPs at the peak rate and bytes at the peak bandwidth, both from the clocks tha
 bound that sustained clocks do not reach. --check compares D with a plain FP32/FP64 kernel:
 1 - 2<x,y>/(<x,x>+<y,y>) must stay below 0.001.
 
-JSON keys: device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m, tile,
-reason, registers, smem_bytes, spill_bytes, us, best_us, repeat, tflops, gb_per_s, roofline_us,
-roofline_percent, check: null or {difference, max_abs_error, passed}, error}.
+The groups of a grouped layout get sizes drawn from --seed. --skew uniform: 0.7 to 1.3 times the
+mean; zipf: in proportion to 1, 1/2, 1/3, ... in a random order, the last quarter of the groups empty,
+with a total of groups times the mean. grouped_k rounds each K up to 128. FLOPs and bytes count the
+rows of groups only, not padding. --check looks at every group, and at rows of no group, which must
+not have been written; before the launch those are NaN in A, in its scales and in D.
+
+JSON keys: device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m,
+skew, group_sizes, launch_m, launch_k (these four of grouped layouts), tile, reason, registers,
+smem_bytes, spill_bytes, us, best_us, repeat, tflops, gb_per_s, roofline_us, roofline_percent, check:
+null or {difference, max_abs_error, stray_rows, passed}, error}.
 
 Exit codes: 0 all ran (and passed); 1 a check or a problem failed; 2 usage or a bad file; 3 no
 usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
               problem_flags()};
+    c.flags.push_back({"--max-m", "M",
+                       "grouped_masked: rows allocated for each group (default: the next multiple "
+                       "of 128 that holds any draw)"});
+    c.flags.push_back({"--skew", "SKEW", "sizes of the groups: uniform (default) or zipf"});
     c.flags.push_back({"--shapes", "FILE", "every problem of this file at its m values"});
     c.flags.push_back({"--repeat", "R", "timed launches of each (default 30)"});
     c.flags.push_back({"--check", "", "compare the result with a plain kernel"});
-    c.flags.push_back({"--seed", "S", "of the random operands (default 1)"});
+    c.flags.push_back({"--seed", "S", "of the random operands and group sizes (default 1)"});
     c.flags.push_back({"--sms", "N", "use at most so many SMs (default: all)"});
     c.flags.push_back(
         {"--device", "D", "the GPU, by its CUDA ordinal (default: the first Hopper GPU)"});
@@ -44,20 +55,35 @@ usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
   return command;
 }
 
-std::vector<BenchCase> read_cases(const Args& args) {
-  if (!args.has("--shapes")) {
-    const ProblemFlags asked = read_problem_flags(args);
-    return {{"", asked.problem, asked.m, asked.tile}};
-  }
+BenchCase read_case(const Args& args, Sizing sizing) {
+  const ProblemFlags asked = read_problem_flags(args);
+  const jit::Layout layout = asked.problem.layout;
+  require_layout(args, "--max-m", layout == jit::Layout::kGroupedMasked, "grouped_masked", layout);
+  require_layout(args, "--skew", jit::is_grouped(asked.problem), "the grouped layouts", layout);
+  sizing.m = asked.m;
+  sizing.max_m = args.integer("--max-m", 1, jit::kMaxM, 0);
+  make_workload(asked.problem, sizing);  // sizes that cannot be are a wrong command line
+  return {"", asked.problem, sizing, asked.tile};
+}
+
+std::vector<BenchCase> read_cases(const Args& args, std::uint64_t seed) {
+  Sizing sizing;
+  sizing.seed = seed;
+  sizing.skew = parse_skew(args.text("--skew", "uniform"), "--skew");
+  if (!args.has("--shapes")) return {read_case(args, sizing)};
   for (const Flag& flag : problem_flags()) {
     if (flag.name == "--tile") continue;
     args.exclude("--shapes", flag.name, "the file says what the problems are");
   }
+  args.exclude("--shapes", "--max-m", "the file says what the problems are");
   const std::optional<jit::Tile> tile = read_tile(args);
   std::vector<BenchCase> cases;
   const ShapesFile shapes = load_shapes(args.required_text("--shapes"));
   for (const NamedProblem& p : shapes.problems) {
-    for (const std::int64_t m : p.m) cases.push_back({p.name, p.problem, m, tile});
+    for (const std::int64_t m : p.m) {
+      sizing.m = m;
+      cases.push_back({p.name, p.problem, sizing, tile});
+    }
   }
   return cases;
 }
@@ -110,14 +136,23 @@ nlohmann::ordered_json check_json(const Outcome& outcome) {
   const CheckResult& check = *outcome.result.check;
   return {{"difference", check.difference},
           {"max_abs_error", check.max_abs_error},
+          {"stray_rows", check.stray_rows},
           {"passed", check.passed}};
+}
+
+void add_groups(const Workload& workload, nlohmann::ordered_json& out) {
+  auto sizes = nlohmann::ordered_json::array();
+  for (const Range& group : workload.groups) sizes.push_back(group.size());
+  out.update({{"group_sizes", sizes}, {"launch_m", workload.m}, {"launch_k", workload.k}});
 }
 
 nlohmann::ordered_json to_json(const BenchCase& c, const Outcome& outcome, int repeat) {
   const BenchResult& r = outcome.result;
   nlohmann::ordered_json out = {
-      {"name", c.name}, {"problem", tools::to_json(c.problem)}, {"m", c.m}};
+      {"name", c.name}, {"problem", tools::to_json(c.problem)}, {"m", c.sizing.m}};
+  if (jit::is_grouped(c.problem)) out["skew"] = name(c.sizing.skew);
   if (outcome.error.empty()) {
+    if (jit::is_grouped(c.problem)) add_groups(r.workload, out);
     out.update({{"tile", jit::describe(from_c(r.plan.tile))},
                 {"reason", r.plan.reason},
                 {"registers", r.plan.registers},
@@ -138,6 +173,7 @@ nlohmann::ordered_json to_json(const BenchCase& c, const Outcome& outcome, int r
 
 const std::vector<Column>& columns() {
   static const std::vector<Column> columns = {{"problem"},
+                                              {"G", Align::kRight},
                                               {"M", Align::kRight},
                                               {"N", Align::kRight},
                                               {"K", Align::kRight},
@@ -151,10 +187,18 @@ const std::vector<Column>& columns() {
   return columns;
 }
 
+std::string check_cell(const std::optional<CheckResult>& check) {
+  if (!check) return "-";
+  if (check->passed) return fmt::format("ok {:.1e}", check->difference);
+  if (check->stray_rows > 0) return fmt::format("WRONG, {} stray rows", check->stray_rows);
+  return fmt::format("WRONG {:.1e}", check->difference);
+}
+
 std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
   std::vector<std::string> row = {
-      c.name.empty() ? std::string(jit::name(c.problem.layout)) : c.name, fmt::to_string(c.m),
-      fmt::to_string(c.problem.n), fmt::to_string(c.problem.k)};
+      c.name.empty() ? std::string(jit::name(c.problem.layout)) : c.name,
+      jit::is_grouped(c.problem) ? fmt::to_string(c.problem.groups) : "-",
+      fmt::to_string(c.sizing.m), fmt::to_string(c.problem.n), fmt::to_string(c.problem.k)};
   if (!outcome.error.empty()) {
     row.resize(columns().size() - 1, "-");
     row.emplace_back("FAILED");
@@ -167,21 +211,18 @@ std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
   row.push_back(fmt::format("{:.0f}", r.gb_per_s()));
   row.push_back(fmt::format("{:.2f}", r.roofline_us));
   row.push_back(fmt::format("{:.1f} %", r.roofline_percent()));
-  row.push_back(!r.check          ? "-"
-                : r.check->passed ? fmt::format("ok {:.1e}", r.check->difference)
-                                  : fmt::format("WRONG {:.1e}", r.check->difference));
+  row.push_back(check_cell(r.check));
   return row;
 }
 
 // The widest that each cell can get, so that rows can be printed as they come.
 std::vector<std::string> widest_cells(const std::vector<BenchCase>& cases) {
   std::vector<std::string> widest = {
-      "",          "",       "",      "",          "256x256/2x1/s16/c2x1/r16",
-      "123456.78", "1234.5", "12345", "123456.78", "100.0 %",
-      "ok 1.0e-05"};
+      "",          "",       "",      "",          "",        "256x256/2x1/s16/c2x1/r16",
+      "123456.78", "1234.5", "12345", "123456.78", "100.0 %", "ok 1.0e-05"};
   for (const BenchCase& c : cases) {
     const std::vector<std::string> row = cells(c, {{}, Status::kInternal, "not run"});
-    for (std::size_t i = 0; i < 4; ++i) {
+    for (std::size_t i = 0; i < 5; ++i) {
       if (row[i].size() > widest[i].size()) widest[i] = row[i];
     }
   }
@@ -228,7 +269,7 @@ class Session {
     const Outcome outcome = run_case(bench_, c);
     if (!outcome.error.empty()) {
       print_error(fmt::format("kiln run: {} M = {}: {}\n",
-                              c.name.empty() ? jit::describe(c.problem) : c.name, c.m,
+                              c.name.empty() ? jit::describe(c.problem) : c.name, c.sizing.m,
                               outcome.error));
     }
     if (json_) {
@@ -258,11 +299,11 @@ int run(Words words) {
     print(help_text(command()));
     return kExitOk;
   }
-  const std::vector<BenchCase> cases = read_cases(args);
   BenchOptions options;
   options.repeat = static_cast<int>(args.integer("--repeat", 1, 100'000, options.repeat));
   options.check = args.has("--check");
-  options.seed = static_cast<std::uint64_t>(args.integer("--seed", 0, INT64_MAX - 2, 1));
+  options.seed = static_cast<std::uint64_t>(args.integer("--seed", 0, INT64_MAX, 1));
+  const std::vector<BenchCase> cases = read_cases(args, options.seed);
   const std::string cache_dir = cache_directory(args);
   const std::optional<std::int64_t> device = args.integer("--device", 0, 1023);
   kiln_engine_options engine_options = KILN_ENGINE_OPTIONS_INIT;

@@ -20,10 +20,12 @@ constexpr std::size_t kMaxWordBytes = 32;
 
 constexpr std::array<std::string_view, 6> kFileKeys = {"$schema", "format",   "model",
                                                        "source",  "defaults", "problems"};
-constexpr std::array<std::string_view, 8> kDefaultKeys = {"layout", "scaling", "a",          "b",
-                                                          "out",    "sfa",     "accumulate", "m"};
-constexpr std::array<std::string_view, 12> kProblemKeys = {
-    "name", "comment", "n", "k", "layout", "scaling", "a", "b", "out", "sfa", "accumulate", "m"};
+constexpr std::array<std::string_view, 11> kDefaultKeys = {
+    "layout",     "scaling", "a",          "b",      "out",      "sfa",
+    "accumulate", "m",       "group_form", "groups", "alignment"};
+constexpr std::array<std::string_view, 15> kProblemKeys = {
+    "name", "comment", "n",          "k", "layout",     "scaling", "a",        "b",
+    "out",  "sfa",     "accumulate", "m", "group_form", "groups",  "alignment"};
 
 bool is_name_character(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
@@ -55,17 +57,62 @@ std::vector<std::int64_t> read_m_values(const JsonView& list) {
   return values;
 }
 
+// What "defaults" says, and a problem on top of it.
+struct Fields {
+  NamedProblem named;
+  LayoutFields layout;
+};
+
 // The fields that "defaults" and a problem have in common, written over what is there.
-void read_common(const JsonView& object, NamedProblem& into) {
-  jit::Problem& problem = into.problem;
+void read_common(const JsonView& object, Fields& into) {
+  jit::Problem& problem = into.named.problem;
+  LayoutFields& layout = into.layout;
   if (object.has("layout")) problem.layout = parse_word(object.at("layout"), jit::parse_layout);
-  if (object.has("scaling")) problem.scaling = parse_word(object.at("scaling"), jit::parse_scaling);
   if (object.has("a")) problem.a = parse_word(object.at("a"), jit::parse_fp8_type);
   if (object.has("b")) problem.b = parse_word(object.at("b"), jit::parse_fp8_type);
   if (object.has("out")) problem.out = parse_word(object.at("out"), jit::parse_output_type);
-  if (object.has("sfa")) problem.sfa_major = parse_word(object.at("sfa"), jit::parse_scale_major);
   if (object.has("accumulate")) problem.accumulate = object.at("accumulate").boolean();
-  if (object.has("m")) into.m = read_m_values(object.at("m"));
+  if (object.has("m")) into.named.m = read_m_values(object.at("m"));
+  if (object.has("scaling")) layout.scaling = parse_word(object.at("scaling"), jit::parse_scaling);
+  if (object.has("sfa")) layout.sfa_major = parse_word(object.at("sfa"), jit::parse_scale_major);
+  if (object.has("group_form"))
+    layout.group_form = parse_word(object.at("group_form"), jit::parse_group_form);
+  if (object.has("groups"))
+    layout.groups = static_cast<std::int32_t>(object.at("groups").integer(1, jit::kMaxGroups));
+  if (object.has("alignment"))
+    layout.alignment =
+        static_cast<std::int32_t>(object.at("alignment").integer(0, jit::kMaxAlignment));
+}
+
+bool takes(jit::Layout layout, jit::GroupForm form) {
+  switch (form) {
+    case jit::GroupForm::kNone:
+      return layout == jit::Layout::kDense;
+    case jit::GroupForm::kLabels:
+      return layout == jit::Layout::kGroupedContiguous;
+    case jit::GroupForm::kRows:
+      return layout == jit::Layout::kGroupedMasked;
+    case jit::GroupForm::kPacked:
+      return layout == jit::Layout::kGroupedK;
+    case jit::GroupForm::kEnds:
+      return layout == jit::Layout::kGroupedContiguous || layout == jit::Layout::kGroupedK;
+  }
+  return false;
+}
+
+// One file holds problems of several layouts: a default that a problem's layout, or its scaling,
+// does not take is not meant for it. `own_scaling` is what the problem itself says.
+void drop_foreign_defaults(const jit::Problem& problem, std::optional<jit::Scaling> own_scaling,
+                           LayoutFields& defaults) {
+  const bool k_groups = problem.layout == jit::Layout::kGroupedK;
+  const jit::Scaling usual = k_groups ? jit::Scaling::k1d1d : jit::Scaling::k1d2d;
+  if (jit::is_grouped(problem)) defaults.scaling = usual;
+  const jit::Scaling scaling = own_scaling.value_or(defaults.scaling.value_or(usual));
+  if (scaling == jit::Scaling::k1d1d) defaults.sfa_major.reset();
+  if (defaults.group_form && !takes(problem.layout, *defaults.group_form))
+    defaults.group_form.reset();
+  if (!jit::is_grouped(problem)) defaults.groups.reset();
+  if (problem.layout != jit::Layout::kGroupedContiguous) defaults.alignment.reset();
 }
 
 std::string read_name(const JsonView& value) {
@@ -78,18 +125,41 @@ std::string read_name(const JsonView& value) {
   return name;
 }
 
-NamedProblem read_problem(const JsonView& object, const NamedProblem& defaults) {
+NamedProblem read_problem(const JsonView& object, const Fields& defaults) {
   object.expect_object(kProblemKeys);
-  NamedProblem problem = defaults;
-  problem.name = read_name(object.at("name"));
+  Fields fields = defaults;
+  jit::Problem& problem = fields.named.problem;
+  fields.named.name = read_name(object.at("name"));
   if (object.has("comment")) object.at("comment").string(kMaxTextBytes);
-  problem.problem.n = object.at("n").integer(1, kMaxExtent);
-  problem.problem.k = object.at("k").integer(1, kMaxExtent);
-  read_common(object, problem);
-  return problem;
+  problem.n = object.at("n").integer(1, kMaxExtent);
+  problem.k = object.at("k").integer(1, kMaxExtent);
+  if (object.has("layout")) problem.layout = parse_word(object.at("layout"), jit::parse_layout);
+  std::optional<jit::Scaling> own_scaling;
+  if (object.has("scaling")) own_scaling = parse_word(object.at("scaling"), jit::parse_scaling);
+  drop_foreign_defaults(problem, own_scaling, fields.layout);
+  read_common(object, fields);
+  if (jit::is_grouped(problem) && !fields.layout.groups) {
+    object.fail(fmt::format("the key \"groups\" is missing: layout {} needs it",
+                            jit::name(problem.layout)));
+  }
+  set_layout_fields(fields.layout, problem);
+  return fields.named;
 }
 
 }  // namespace
+
+void set_layout_fields(const LayoutFields& fields, jit::Problem& problem) {
+  using jit::Layout;
+  const bool k_groups = problem.layout == Layout::kGroupedK;
+  problem.scaling = fields.scaling.value_or(k_groups ? jit::Scaling::k1d1d : jit::Scaling::k1d2d);
+  const bool is_1d1d = problem.scaling == jit::Scaling::k1d1d;
+  problem.sfa_major =
+      fields.sfa_major.value_or(is_1d1d ? jit::ScaleMajor::kM : jit::ScaleMajor::kRow);
+  problem.group_form = fields.group_form.value_or(jit::default_group_form(problem.layout));
+  problem.groups = fields.groups.value_or(problem.groups);
+  const bool is_contiguous = problem.layout == Layout::kGroupedContiguous;
+  problem.alignment = fields.alignment.value_or(is_contiguous ? kDefaultAlignment : 0);
+}
 
 ShapesFile parse_shapes(std::string_view text, const std::string& file) {
   const nlohmann::json document = parse_json(text, file);
@@ -101,8 +171,8 @@ ShapesFile parse_shapes(std::string_view text, const std::string& file) {
   if (root.has("model")) shapes.model = root.at("model").string(kMaxTextBytes);
   if (root.has("source")) root.at("source").string(kMaxTextBytes);
 
-  NamedProblem defaults;
-  defaults.m = {1, 128, 4096};
+  Fields defaults;
+  defaults.named.m = {1, 128, 4096};
   if (root.has("defaults")) {
     const JsonView object = root.at("defaults");
     object.expect_object(kDefaultKeys);
@@ -126,15 +196,21 @@ ShapesFile parse_shapes(std::string_view text, const std::string& file) {
 ShapesFile load_shapes(const std::string& path) { return parse_shapes(read_file(path), path); }
 
 nlohmann::ordered_json to_json(const jit::Problem& problem) {
-  return {{"layout", jit::name(problem.layout)},
-          {"scaling", jit::name(problem.scaling)},
-          {"n", problem.n},
-          {"k", problem.k},
-          {"a", jit::name(problem.a)},
-          {"b", jit::name(problem.b)},
-          {"out", jit::name(problem.out)},
-          {"sfa", jit::name(problem.sfa_major)},
-          {"accumulate", problem.accumulate}};
+  nlohmann::ordered_json object = {{"layout", jit::name(problem.layout)},
+                                   {"scaling", jit::name(problem.scaling)},
+                                   {"n", problem.n},
+                                   {"k", problem.k},
+                                   {"a", jit::name(problem.a)},
+                                   {"b", jit::name(problem.b)},
+                                   {"out", jit::name(problem.out)},
+                                   {"sfa", jit::name(problem.sfa_major)},
+                                   {"accumulate", problem.accumulate}};
+  if (jit::is_grouped(problem)) {
+    object["group_form"] = jit::name(problem.group_form);
+    object["groups"] = problem.groups;
+  }
+  if (problem.layout == jit::Layout::kGroupedContiguous) object["alignment"] = problem.alignment;
+  return object;
 }
 
 jit::Problem problem_from_json(const nlohmann::json& object) {
@@ -149,6 +225,12 @@ jit::Problem problem_from_json(const nlohmann::json& object) {
   problem.out = jit::parse_output_type(word("out"), "out");
   problem.sfa_major = jit::parse_scale_major(word("sfa"), "sfa");
   problem.accumulate = object.at("accumulate").get<bool>();
+  if (jit::is_grouped(problem)) {
+    problem.group_form = jit::parse_group_form(word("group_form"), "group_form");
+    problem.groups = object.at("groups").get<std::int32_t>();
+  }
+  if (problem.layout == jit::Layout::kGroupedContiguous)
+    problem.alignment = object.at("alignment").get<std::int32_t>();
   return problem;
 }
 

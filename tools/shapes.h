@@ -3,12 +3,13 @@
 //
 // The file's form is checked strictly and wholly before anything is done with it: a wrong type, an
 // unknown or repeated key, a number out of range throw Error{kInvalidArgument} naming the place.
-// Whether a problem can be computed (N a multiple of 8, accumulation into FP32 only, ...) is
+// Whether a problem can be computed (N a multiple of 8, 1d1d scales for a weight gradient, ...) is
 // jit::validate()'s to say, problem by problem, so that one bad layer does not stop the others.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -22,8 +23,23 @@ inline constexpr std::int64_t kMaxExtent = (std::int64_t{1} << 31) - 512;  // of
 struct NamedProblem {
   std::string name;
   jit::Problem problem;
-  std::vector<std::int64_t> m;  // what `kiln run` measures; never empty
+  // What `kiln run` measures; never empty. grouped_contiguous, grouped_masked: mean rows of a
+  // group.
+  std::vector<std::int64_t> m;
 };
+
+// The fields of a problem whose defaults follow from others.
+struct LayoutFields {
+  std::optional<jit::Scaling> scaling;       // grouped_k: 1d1d, else 1d2d
+  std::optional<jit::ScaleMajor> sfa_major;  // 1d1d: m, else row
+  std::optional<jit::GroupForm> group_form;  // jit::default_group_form()
+  std::optional<std::int32_t> groups;        // dense: 1; the others need it
+  std::optional<std::int32_t> alignment;     // grouped_contiguous: kDefaultAlignment, else 0
+};
+inline constexpr std::int32_t kDefaultAlignment = 128;
+
+// Sets these fields of a problem that has its layout; groups stay as they are when not given.
+void set_layout_fields(const LayoutFields& fields, jit::Problem& problem);
 
 struct ShapesFile {
   std::string model;  // may be empty

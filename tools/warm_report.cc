@@ -17,12 +17,16 @@ std::int64_t smem_bytes(const runtime::KernelInfo& info) {
   return info.launch.dynamic_smem_bytes + info.static_smem_bytes;
 }
 
+std::string k_cell(const jit::Problem& problem) {
+  return problem.scaling == jit::Scaling::k1d1d ? "any" : fmt::to_string(problem.k);
+}
+
 // What is known of a kernel from the start.
 std::vector<std::string> first_cells(const NeededKernel& kernel) {
   const std::size_t more = kernel.uses.size() - 1;
   return {kernel.uses[0].problem + (more > 0 ? fmt::format(" (+{})", more) : ""),
-          fmt::to_string(kernel.spec.problem.n), fmt::to_string(kernel.spec.problem.k),
-          interval(kernel), jit::describe(kernel.spec.tile)};
+          fmt::to_string(kernel.spec.problem.n), k_cell(kernel.spec.problem), interval(kernel),
+          jit::describe(kernel.spec.tile)};
 }
 
 std::vector<std::string> cells(const NeededKernel& kernel, const KernelOutcome& outcome) {
