@@ -37,7 +37,7 @@ device::SmemLayout layout_of(const Tile& t, const Problem& p) {
        has_row_groups(p) ? static_cast<std::uint32_t>(group_capacity(p)) : 0});
 }
 
-// Registers a consumer thread has after redistribution (templates/gemm_dense.cuh), and needs: one
+// Registers a consumer thread has after redistribution (templates/gemm_shape.cuh), and needs: one
 // accumulator, one total per wave, the column scales of a ragged width, and what addresses take.
 std::int32_t registers_available(const Tile& t) {
   return consumers(t) == 4 ? 112 : consumers(t) == 3 ? 160 : 232;

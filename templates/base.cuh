@@ -32,3 +32,8 @@ using i64 = long long;
 #define KILN_BEGIN_SHARED namespace kiln::device {
 #define KILN_END_SHARED }
 #endif
+
+// Layouts as the rendered constant kLayout has them; the order is that of kiln.h.
+KILN_BEGIN_SHARED
+constexpr u32 kDense = 0, kGroupedContiguous = 1, kGroupedMasked = 2, kGroupedK = 3;
+KILN_END_SHARED

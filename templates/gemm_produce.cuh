@@ -1,51 +1,136 @@
-// The producer roles of a GEMM: operands by TMA, scales by cp.async. Protocol: gemm_dense.cuh.
+// The producer roles of a GEMM: operands by TMA, scales by TMA or cp.async. Protocol: gemm.cuh.
 #pragma once
 
+#include "gemm_groups.cuh"
 #include "gemm_shape.cuh"
 #include "pipeline.cuh"
 
-KILN_DEVICE void load_operands(const GemmParams& p, const Work& w, u32 smem, u32 stage, Origin o,
-                               u32 k_block) {
-  constexpr u32 kBytes =
-      kSmem.a_stage_bytes + kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kSmem.sfa_stage_bytes);
+KILN_DEVICE const TensorMap& map_a(const GemmParams& p, u32) { return p.a; }
+KILN_DEVICE const TensorMap& map_a(const PackedGemmParams& p, u32 group) { return p.a[group]; }
+KILN_DEVICE const TensorMap& map_b(const GemmParams& p, u32) { return p.b; }
+KILN_DEVICE const TensorMap& map_b(const PackedGemmParams& p, u32 group) { return p.b[group]; }
+
+template <bool kSliced>
+KILN_DEVICE void load(u32 to, const TensorMap& map, u32 x, u32 y, u32 slice, u32 barrier) {
+  if constexpr (kSliced) {
+    tma_load_3d(to, map, x, y, slice, barrier);
+  } else {
+    tma_load_2d(to, map, x, y, barrier);
+  }
+}
+
+template <bool kSliced>
+KILN_DEVICE void load_policy(u32 to, const TensorMap& map, u32 x, u32 y, u32 slice, u32 barrier,
+                             u64 policy) {
+  if constexpr (kSliced) {
+    tma_load_3d_policy(to, map, x, y, slice, barrier, policy);
+  } else {
+    tma_load_2d_policy(to, map, x, y, barrier, policy);
+  }
+}
+
+template <bool kSliced>
+KILN_DEVICE void load_multicast(u32 to, const TensorMap& map, u32 x, u32 y, u32 slice, u32 barrier,
+                                u32 cta_mask) {
+  if constexpr (kSliced) {
+    tma_load_3d_multicast(to, map, x, y, slice, barrier, static_cast<u16>(cta_mask));
+  } else {
+    tma_load_2d_multicast(to, map, x, y, barrier, static_cast<u16>(cta_mask));
+  }
+}
+
+// What one tile's loads have in common, whatever the k-block.
+struct Loads {
+  const TensorMap *a, *b;
+  u32 row, row_b;          // first rows of this CTA's parts of A and B
+  u32 column;              // first column of the tile: of SFB under 1d1d
+  u32 rows;                // of A: those with valid rows only, in whole boxes
+  u32 slice_a, slice_b;
+  u32 k, k_scales;         // first k-block in the operands and in the scales
+  u64 policy_b;
+};
+
+template <class Params>
+KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
+  const GemmParams& p = gemm_of(params);
+  Loads l;
+  l.a = &map_a(params, s.group);
+  l.b = &map_b(params, s.group);
+  l.row = s.row;
+  l.row_b = s.column + w.cta_m * (kBlockN / kClusterM);
+  l.column = s.column;
+  l.rows = kRowGroups ? align_up(valid_rows(s.row, s.row_end), kBoxRowsA) : kBlockM;
+  l.slice_a = s.group;
+  l.slice_b = kSlicedB ? expert_of(p, s.group) : 0;
+  l.k_scales = s.k.begin;
+  l.k = kPacked && s.k.begin != kNowhere ? 0 : s.k.begin;
+  // B that is read once or twice leaves L2 first and spares what is used again. H200, L2 flushed:
+  // 3 to 9 % at M = 1 and 128; with more reads of B it costs up to 17 %.
+  l.policy_b = s.group_tiles <= 2 ? kEvictFirst : kEvictNormal;
+  return l;
+}
+
+KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
+                            u32 k_block) {
+  constexpr u32 kFixedBytes = kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kSmem.sfa_stage_bytes) +
+                              (kColumnScales ? kBlockN * 4 : 0);
   constexpr u32 kRowsA = kBlockM / kClusterN, kRowsB = kBlockN / kClusterM;
   const u32 full = smem + kSmem.full + stage * 8;
-  const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes + w.cta_n * kRowsA * kBlockK;
+  const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes;
   const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRowsB * kBlockK;
-  const u32 row = o.row + w.cta_n * kRowsA, column = o.column + w.cta_m * kRowsB,
-            k = k_block * kBlockK;
-  mbarrier_arrive_expect_tx(full, kBytes);
-  if constexpr (kClusterN > 1) {  // ranks cta_m, cta_m + kClusterM, ...
-    constexpr u32 kRow = ((1u << kClusterSize) - 1) / ((1u << kClusterM) - 1);
-    tma_load_2d_multicast(a, p.a, k, row, full, static_cast<u16>(kRow << w.cta_m));
-  } else {
-    tma_load_2d(a, p.a, k, row, full);
+  const u32 k = (l.k + k_block) * kBlockK;
+  mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK);
+#pragma unroll
+  for (u32 box = 0; box < kRowsA / kBoxRowsA; ++box) {
+    const u32 row = w.cta_n * kRowsA + box * kBoxRowsA;
+    if (kRowGroups && row >= l.rows) break;
+    if constexpr (kClusterN > 1) {  // ranks cta_m, cta_m + kClusterM, ...
+      constexpr u32 kRow = ((1u << kClusterSize) - 1) / ((1u << kClusterM) - 1);
+      load_multicast<kSlicedA>(a + row * kBlockK, *l.a, k, l.row + row, l.slice_a, full,
+                               kRow << w.cta_m);
+    } else {
+      load<kSlicedA>(a + row * kBlockK, *l.a, k, l.row + row, l.slice_a, full);
+    }
   }
   if constexpr (kClusterM > 1) {  // ranks cta_n * kClusterM + 0, 1, ...
     constexpr u32 kColumn = (1u << kClusterM) - 1;
-    tma_load_2d_multicast(b, p.b, k, column, full,
-                          static_cast<u16>(kColumn << (w.cta_n * kClusterM)));
+    load_multicast<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, kColumn << (w.cta_n * kClusterM));
   } else {
-    // B that is read once or twice leaves L2 first and spares what is used again. H200, L2 flushed:
-    // 3 to 9 % at M = 1 and 128; with more reads of B it costs up to 17 %.
-    tma_load_2d_policy(b, p.b, k, column, full, w.num_tiles_m <= 2 ? kEvictFirst : kEvictNormal);
+    load_policy<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, l.policy_b);
   }
   if constexpr (!kSfaRowMajor)
-    tma_load_2d(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, o.row, k_block, full);
+    load<kSlicedA>(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, l.row,
+                   l.k_scales + k_block, l.slice_a, full);
+  if constexpr (kColumnScales)
+    tma_load_2d(smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes, p.sfb, l.column,
+                l.k_scales + k_block, full);
 }
 
+// Arrivals on full[s] besides the TMA thread's: lanes that copy column scales, warps with row scales.
+constexpr u32 kScaleArrivals = (kColumnScales ? 0 : kScaleSpan) + (kSfaRowMajor ? 2 : 0);
+
 // One thread.
-KILN_DEVICE void produce_operands(const GemmParams& p, const Work& w, u32 smem) {
+template <class Params>
+KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem) {
+  const GemmParams& p = gemm_of(params);
   Ring<kStages> ring;
-  for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
-    const Origin o = tile_origin(w, item);
+  for_each_tile(params, w, smem, [&](const Site& s) {
+    const Loads l = loads_of(params, w, s);
+    const u32 slice = kLayout == kGroupedK ? expert_of(p, s.group) : s.group;
+    const u32 k_blocks = kColumnScales ? s.k.blocks : kKBlocks;
 #pragma unroll 1
-    for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
+    for (u32 k_block = 0; k_block < k_blocks; ++k_block, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      load_operands(p, w, smem, ring.stage, o, k_block);
+      if (k_block == 0)
+        write_tile(smem + kSmem.site + ring.stage * kSiteBytes,
+                   {s.row, s.column, s.row_end, slice, s.group, k_blocks});
+      load_stage(p, w, smem, ring.stage, l, k_block);
     }
-  }
+  });
   griddepcontrol_launch_dependents();
+  wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+  write_tile(smem + kSmem.site + ring.stage * kSiteBytes, {0, 0, 0, 0, 0, 0});
+  mbarrier_arrive_count(smem + kSmem.full + ring.stage * 8, 1 + kScaleArrivals);
 }
 
 // One warp, of which kScaleSpan lanes work: lane i copies the i-th column scale under the tile.
@@ -53,28 +138,37 @@ KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 s
   const u32 lane = threadIdx.x % 32;
   if (lane >= kScaleSpan) return;
   Ring<kStages> ring;
-  for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
-    const u32 scale_column = tile_origin(w, item).column / 128 + lane;
-    const bool exists = scale_column < kScaleColumns;
-    const float* sfb = p.sfb_blocks + (exists ? scale_column : 0) * p.ld_sfb;
+  for_each_tile(p, w, smem, [&](const Site& s) {
+    const u32 scale_column = s.column / 128 + lane;
+    const u32 slice = kSlicedB ? expert_of(p, s.group) : 0;
+    const bool exists = scale_column < kScaleColumns && (!kSlicedB || slice < p.num_slices);
+    const float* sfb = p.sfb_blocks;
+    if (exists) sfb += slice * p.sfb_group_stride + scale_column * p.ld_sfb;
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      cp_async_4(smem + kSmem.sfb + ring.stage * kSmem.sfb_stage_bytes + lane * 4, sfb + k_block, exists);
+      cp_async_4(smem + kSmem.sfb + ring.stage * kSmem.sfb_stage_bytes + lane * 4, sfb + k_block,
+                 exists);
       cp_async_mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
     }
-  }
+  });
 }
 
+struct RowScales {
+  const float* source;  // of this lane's first row, k-block 0
+  i64 stride;
+  u32 rows;  // that have scales
+  bool aligned;
+};
+
 // Requests the scales of a group of k-blocks for this lane's rows, zeros beyond M and K.
-KILN_DEVICE void request_row_scales(const GemmParams& p, u32 to, u32 first_row, u32 k_block,
-                                    bool aligned) {
+KILN_DEVICE void request_row_scales(const RowScales& s, u32 to, u32 k_block) {
   const u32 lane = threadIdx.x % 64;
-  const float* source = p.sfa_rows + static_cast<i64>(first_row + lane) * p.ld_sfa + k_block;
+  const float* source = s.source + k_block;
 #pragma unroll 1
-  for (u32 row = lane; row < kBlockM; row += 64, source += 64 * p.ld_sfa) {
-    const bool inside = first_row + row < p.m;
-    if (aligned && k_block + kSfaGroup <= kKBlocks) {
+  for (u32 row = lane; row < kBlockM; row += 64, source += 64 * s.stride) {
+    const bool inside = row < s.rows;
+    if (s.aligned && k_block + kSfaGroup <= kKBlocks) {
       cp_async_16(to + row * kSfaGroup * 4, source, inside);
     } else {
 #pragma unroll
@@ -91,13 +185,18 @@ KILN_DEVICE void request_row_scales(const GemmParams& p, u32 to, u32 first_row, 
 // consumers in groups, their longer chain from WGMMA to WGMMA cost 3 to 6 %.
 KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem) {
   const u32 lane = threadIdx.x % 64;
-  const bool aligned = p.ld_sfa % 4 == 0 && reinterpret_cast<u64>(p.sfa_rows) % 16 == 0;
   const u32 groups = smem + kSmem.sfa_rows;
+  RowScales scales;
+  scales.stride = p.ld_sfa;
+  scales.aligned = p.ld_sfa % 4 == 0 && reinterpret_cast<u64>(p.sfa_rows) % 16 == 0 &&
+                   (!kSlicedA || p.sfa_group_stride % 4 == 0);
   Ring<kStages> ring;
   u32 parity = 0;
-  for (u32 item = w.cluster; item < p.num_tiles; item += w.num_clusters) {
-    const u32 first_row = tile_origin(w, item).row;
-    request_row_scales(p, groups + parity * kSmem.sfa_group_bytes, first_row, 0, aligned);
+  for_each_tile(p, w, smem, [&](const Site& s) {
+    scales.source = p.sfa_rows + static_cast<i64>(s.row + lane) * p.ld_sfa;
+    if constexpr (kSlicedA) scales.source += s.group * p.sfa_group_stride;
+    scales.rows = valid_rows(s.row, s.row_end);
+    request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes, 0);
     cp_async_commit_group();
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
@@ -105,8 +204,7 @@ KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem
         cp_async_wait_group<0>();
         parity ^= 1;
         if (k_block + kSfaGroup < kKBlocks)
-          request_row_scales(p, groups + parity * kSmem.sfa_group_bytes, first_row,
-                             k_block + kSfaGroup, aligned);
+          request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes, k_block + kSfaGroup);
         cp_async_commit_group();
       }
       const u32 from = groups + (parity ^ 1) * kSmem.sfa_group_bytes + k_block % kSfaGroup * 4;
@@ -118,5 +216,5 @@ KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem
       __syncwarp();
       if (lane % 32 == 0) mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
     }
-  }
+  });
 }

@@ -1,5 +1,5 @@
 // What the rendered constants of a GEMM imply: sizes of a warpgroup's part, layout of shared
-// memory, register budgets, and where a CTA and a consumer warp work. Protocol: gemm_dense.cuh.
+// memory, register budgets, and where a CTA and a consumer warp work. Protocol: gemm.cuh.
 #pragma once
 
 #include "params.cuh"
@@ -7,13 +7,27 @@
 #include "schedule.cuh"
 #include "smem_layout.cuh"
 
+// ---- what the layout implies ----
+
+constexpr bool kRowGroups = kLayout == kGroupedContiguous || kLayout == kGroupedMasked;
+constexpr bool kSlicedA = kLayout == kGroupedMasked;  // also SFA
+constexpr bool kSlicedB = kRowGroups;
+constexpr bool kSlicedD = kLayout == kGroupedMasked || kLayout == kGroupedK;
+static_assert(!kColumnScales || !kSfaRowMajor, "1d1d: both scale matrices come by TMA");
+
+// ---- sizes ----
+
+constexpr u32 kOutBytes = kOutBf16 ? 2 : 4;
 constexpr u32 kConsumers = kWarpgroupsM * kWarpgroupsN;
 constexpr u32 kThreads = 128 * (kConsumers + 1);
 constexpr u32 kClusterSize = kClusterM * kClusterN;
 constexpr u32 kWgM = kBlockM / kWarpgroupsM;
 constexpr u32 kWgN = kBlockN / kWarpgroupsN;
 constexpr u32 kWaves = kWgM / kWaveRows;
-constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;
+constexpr u32 kWaveStride = kWarpgroupsM * kWaveRows;  // warpgroups take waves in turn: the valid
+                                                       // rows of a partly valid tile are shared out
+constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;  // 1d2d; a run-time value in 1d1d
+constexpr u32 kBoxRowsA = a_box_rows(kBlockM, kClusterN, kRowGroups);
 constexpr u32 kTilesN = (kN + kBlockN * kClusterN - 1) / (kBlockN * kClusterN);  // in clusters
 constexpr u32 kScaleColumns = (kN + 127) / 128;
 
@@ -25,14 +39,14 @@ static_assert(kBlockN <= 256 && kBlockN % (8 * kClusterM) == 0,
               "a TMA box is at most 256 rows of whole swizzle atoms");
 static_assert(kConsumers >= 1 && kConsumers <= 4,
               "register budgets exist for 1 to 4 consumer warpgroups");
-static_assert(!kAccumulate || !kOutBf16, "accumulation is into FP32");
 
 // Registers per thread after redistribution; the sum over warpgroups fits what the launch allots.
 constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
-constexpr SmemLayout kSmem = smem_layout(
-    {kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kClusterN, kOutBf16 ? 2u : 4u, kSfaRowMajor, false, 0});
+constexpr SmemLayout kSmem = smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages,
+                                          kClusterN, kOutBytes, kSfaRowMajor,
+                                          kColumnScales, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
 // Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the
@@ -44,48 +58,71 @@ constexpr u32 kScaleSpan =
     (kBlockN + 128 - gcd(kBlockN, 128) + 127) / 128;  // SFB rows under a tile
 static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's column scales");
 
+// 1d1d scales each element twice. Where registers allow, the products of row and column scales are
+// formed while the WGMMAs run; otherwise the column scales are at least loaded before them.
+constexpr bool kEarlyProducts =
+    kColumnScales && (kWaves + 2) * kWgN / 2 + 24 <= kConsumerRegisters;
+
 // Unrolling the loop over K by 4 gains 1 to 2 % at M = 4096 on an H200 and doubles ptxas's time,
 // which only the simplest of the fast loops can afford: one wave of 128 columns with one scale.
-constexpr u32 kUnrollK = kConsumers <= 2 && kWaves == 1 && kWgN == 128 && kScaleChunks == 1 ? 4 : 1;
+constexpr u32 kUnrollK = !kColumnScales && kConsumers <= 2 && kWaves == 1 && kWgN == 128 &&
+                                 kScaleChunks == 1
+                             ? 4
+                             : 1;
 
-constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / (kOutBf16 ? 2 : 4);
+constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / kOutBytes;
 constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
 constexpr u32 kSlotBytes = kStoreRows * kSmem.d_chunk_bytes;
 constexpr u32 kSlots = kSmem.d_slots;
+
+// BF16 tiles that are not added to C are packed and stored under the next tile's first WGMMAs.
+constexpr bool kDeferred = kOutBf16 && !kAccumulate;
 
 // ---- what a CTA works on ----
 
 struct Work {
   u32 cluster, num_clusters;  // this CTA's cluster and how many there are
   u32 cta_m, cta_n, rank;     // position and rank in the cluster
-  u32 num_tiles_m;            // in clusters
+  u32 num_tiles_m;            // in clusters; of all groups, grouped_k: of one group
+  u32 num_items;
 };
 
-KILN_DEVICE Work this_work(u32 m) {
+KILN_DEVICE Work this_work(const GemmParams& p) {
   Work w;
   w.rank = kClusterSize > 1 ? cluster_ctarank() : 0;
   w.cluster = blockIdx.x / kClusterSize;
   w.num_clusters = gridDim.x / kClusterSize;
   w.cta_m = w.rank % kClusterM;
   w.cta_n = w.rank / kClusterM;
-  w.num_tiles_m = (m + kBlockM * kClusterM - 1) / (kBlockM * kClusterM);
+  w.num_tiles_m = (p.m + kBlockM * kClusterM - 1) / (kBlockM * kClusterM);
+  w.num_items = p.num_tiles;
   return w;
-}
-
-struct Origin {
-  u32 row, column;  // of this CTA's tile in D
-};
-
-KILN_DEVICE Origin tile_origin(const Work& w, u32 item) {
-  const TileCoord t = tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup);
-  return {(t.m * kClusterM + w.cta_m) * kBlockM, (t.n * kClusterN + w.cta_n) * kBlockN};
 }
 
 struct Consumer {
   u32 smem;
   u32 warp;  // among all consumer warps
   u32 lane;
-  u32 row, column;  // of this warpgroup inside the tile
+  u32 row, column;  // of this warpgroup's first wave inside the tile
   u32 slots;        // shared address of this warp's staging slots
   u32 c_full;       // shared address of this warp's c_full barriers
 };
+
+// A tile as its consumers see it. Written into the stage of its first k-block by the producer.
+struct Tile {
+  u32 row, column;  // of this CTA's tile in D
+  u32 row_end;
+  u32 slice;  // of D
+  u32 group;
+  u32 k_blocks;  // 0: there are no more tiles
+};
+
+KILN_DEVICE void write_tile(u32 site, const Tile& t) {
+  st_shared_v4_u32(site, t.row, t.column, t.row_end, t.slice);
+  st_shared_v4_u32(site + 16, t.group, t.k_blocks, 0, 0);
+}
+
+KILN_DEVICE Tile read_tile(u32 site) {
+  const uint4 x = ld_shared_v4_u32(site), y = ld_shared_v4_u32(site + 16);
+  return {x.x, x.y, x.z, x.w, y.x, y.y};
+}

@@ -1,9 +1,29 @@
 // How D leaves a consumer warp: staged in shared memory, 16 rows x one chunk at a time, stored by
-// TMA. Every warp has its own slots, so that no warp waits for another. Protocol: gemm_dense.cuh.
+// TMA. Every warp has its own slots, so that no warp waits for another. Protocol: gemm.cuh.
 #pragma once
 
 #include "gemm_shape.cuh"
 #include "pipeline.cuh"
+
+// Where one warp's 16 rows of one wave go.
+struct Piece {
+  u32 row, column;  // first element in D
+  u32 slice;
+  u32 valid;  // bit i: row i belongs to the tile. Always all of them where the maps clip D.
+};
+constexpr u32 kAllRows = (1u << kStoreRows) - 1;
+
+// Where one warp's part of a tile goes.
+struct Place {
+  u32 row, column;  // of the first wave
+  u32 slice;
+  u32 valid[(kWaves + 1) / 2];  // the waves' valid rows, two waves in a word
+};
+
+KILN_DEVICE Piece piece_of(const Place& place, u32 wave) {
+  const u32 valid = kRowGroups ? place.valid[wave / 2] >> wave % 2 * kStoreRows & kAllRows : kAllRows;
+  return {place.row + wave * kWaveStride, place.column, place.slice, valid};
+}
 
 // Address of a 16-byte unit of a staged row under the chunk's swizzle.
 KILN_DEVICE u32 staged(u32 slot, u32 row, u32 unit) {
@@ -17,19 +37,49 @@ wait_slot_free() {  // this lane's stores have left at least one of the kSlots s
   cp_async_bulk_wait_group_read<kSlots - 1>();
 }
 
-KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, u32 row,
-                             u32 column) {
-  fence_proxy_async();
-  __syncwarp();
-  if (c.lane == 0) {
-    tma_store_2d(p.d, column, row, slot);
-    cp_async_bulk_commit_group();
+// Copies the valid rows of a staged chunk: what lies behind the last row of a group is another's.
+KILN_DEVICE void copy_valid_rows(const GemmParams& p, const Consumer& c, u32 slot, const Piece& at) {
+  constexpr u32 kUnits = kSmem.d_chunk_bytes / 16, kUnitColumns = kOutBf16 ? 8 : 4;
+  u8* const d = static_cast<u8*>(p.d_rows) +
+                (at.row * p.ldd + (kSlicedD ? at.slice * p.d_group_stride : 0)) * kOutBytes;
+#pragma unroll 1  // rare: registers matter more
+  for (u32 i = c.lane; i < kStoreRows * kUnits; i += 32) {
+    const u32 row = i / kUnits, unit = i % kUnits;
+    const u32 column = at.column + unit * kUnitColumns;
+    if ((at.valid >> row & 1) == 0 || column >= kN) continue;
+    *reinterpret_cast<uint4*>(d + (row * p.ldd + column) * kOutBytes) =
+        ld_shared_v4_u32(staged(slot, row, unit));
   }
 }
 
-// Stores one wave of a packed BF16 tile. `row`, `column`: this warp's first element in D.
+// `at` is the chunk's place. Every chunk closes a bulk group, also an empty one: the slots are
+// counted in groups.
+KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, const Piece& at) {
+  if (!kRowGroups || at.valid == kAllRows) {
+    fence_proxy_async();
+    __syncwarp();
+    if (c.lane == 0) {
+      if constexpr (kSlicedD) {
+        tma_store_3d(p.d, at.column, at.row, at.slice, slot);
+      } else {
+        tma_store_2d(p.d, at.column, at.row, slot);
+      }
+    }
+  } else {
+    __syncwarp();
+    if (at.valid != 0) copy_valid_rows(p, c, slot, at);
+    fence_proxy_async();  // C may come into this slot next
+    __syncwarp();
+  }
+  if (c.lane == 0) cp_async_bulk_commit_group();
+}
+
+// ---- BF16, deferred ----
+
+// Stores one wave of a packed BF16 tile.
 KILN_DEVICE void store_packed(const GemmParams& p, const Consumer& c, u32& slot_index,
-                              const u32 (&packed)[kWgN / 4], u32 row, u32 column) {
+                              const u32 (&packed)[kWgN / 4], const Piece& at) {
+  if (kRowGroups && at.valid == 0) return;
   const u32 lane_row = c.lane % 16, lane_unit = c.lane / 16;
 #pragma unroll
   for (u32 chunk = 0; chunk < kChunksPerWave; ++chunk) {
@@ -47,7 +97,7 @@ KILN_DEVICE void store_packed(const GemmParams& p, const Consumer& c, u32& slot_
       const u32* r = packed + (chunk * kUnits + kUnits - 1) * 2;
       stmatrix_x2(staged(slot, lane_row, kUnits - 1), r[0], r[1]);
     }
-    store_chunk(p, c, slot, row, column + chunk * kChunkColumns);
+    store_chunk(p, c, slot, {at.row, at.column + chunk * kChunkColumns, at.slice, at.valid});
   }
 }
 
@@ -56,29 +106,54 @@ KILN_DEVICE void pack(u32 (&packed)[kWgN / 4], const float (&total)[kWgN / 2]) {
   for (u32 i = 0; i < kWgN / 4; ++i) packed[i] = cvt_bf16x2(total[2 * i], total[2 * i + 1]);
 }
 
+// ---- at once: FP32, and whatever is added to C ----
+
+constexpr u32 kChunksPerTile = kWaves * kChunksPerWave;
+
 // Requests chunk `index` (over all waves) of C into its slot.
-KILN_DEVICE void load_c(const GemmParams& p, const Consumer& c, u32 index, u32 row, u32 column) {
+KILN_DEVICE void load_c(const GemmParams& p, const Consumer& c, u32 index, const Place& place) {
   const u32 slot = index % kSlots, wave = index / kChunksPerWave, chunk = index % kChunksPerWave;
-  mbarrier_arrive_expect_tx(c.c_full + slot * 8, kSlotBytes);
-  tma_load_2d(c.slots + slot * kSlotBytes, p.d, column + chunk * kChunkColumns,
-              row + wave * kWaveRows, c.c_full + slot * 8);
+  const u32 to = c.slots + slot * kSlotBytes, barrier = c.c_full + slot * 8;
+  const u32 column = place.column + chunk * kChunkColumns, row = place.row + wave * kWaveStride;
+  mbarrier_arrive_expect_tx(barrier, kSlotBytes);
+  if constexpr (kSlicedD) {
+    tma_load_3d(to, p.d, column, row, place.slice, barrier);
+  } else {
+    tma_load_2d(to, p.d, column, row, barrier);
+  }
 }
 
 // Asks for as much of C as the slots hold. One lane.
-KILN_DEVICE void request_c(const GemmParams& p, const Consumer& c, u32 row, u32 column) {
+KILN_DEVICE void request_c(const GemmParams& p, const Consumer& c, const Place& place) {
   cp_async_bulk_wait_group_read<0>();
 #pragma unroll
-  for (u32 i = 0; i < kSlots; ++i) load_c(p, c, i, row, column);
+  for (u32 i = 0; i < kSlots; ++i) load_c(p, c, i, place);
 }
 
-// Stores a whole FP32 tile, adding C when accumulating.
-KILN_DEVICE void store_f32(const GemmParams& p, const Consumer& c, u32& c_phases,
-                           const float (&total)[kWaves][kWgN / 2], u32 row, u32 column) {
-  constexpr u32 kGroups =
-      kChunkColumns / 8 > 0 ? kChunkColumns / 8 : 1;  // 8-column groups of a chunk
-  static_assert(kChunkColumns % 8 == 0, "an FP32 chunk holds whole fragments of 8 columns");
+// Two neighbouring elements of a fragment into the slot, added to what is there when accumulating.
+KILN_DEVICE void stage_pair(u32 slot, u32 row, u32 group, u32 lane, const float* value) {
+  if constexpr (kOutBf16) {
+    const u32 address = staged(slot, row, group) + lane % 4 * 4;
+    float2 old{0.f, 0.f};
+    if constexpr (kAccumulate) {
+      const u32 pair = ld_shared_u32(address);
+      old = {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
+    }
+    st_shared_u32(address, cvt_bf16x2(old.x + value[0], old.y + value[1]));
+  } else {
+    const u32 address = staged(slot, row, group * 2 + lane % 4 / 2) + lane % 2 * 8;
+    float2 old{0.f, 0.f};
+    if constexpr (kAccumulate) old = ld_shared_v2_f32(address);
+    st_shared_v2_f32(address, old.x + value[0], old.y + value[1]);
+  }
+}
+
+// Stores a whole tile.
+KILN_DEVICE void store_tile(const GemmParams& p, const Consumer& c, u32& c_phases,
+                            const float (&total)[kWaves][kWgN / 2], const Place& place) {
+  static_assert(kChunkColumns % 8 == 0, "a chunk holds whole fragments of 8 columns");
 #pragma unroll
-  for (u32 index = 0; index < kWaves * kChunksPerWave; ++index) {
+  for (u32 index = 0; index < kChunksPerTile; ++index) {
     const u32 wave = index / kChunksPerWave, chunk = index % kChunksPerWave,
               slot_index = index % kSlots;
     const u32 slot = c.slots + slot_index * kSlotBytes;
@@ -89,23 +164,22 @@ KILN_DEVICE void store_f32(const GemmParams& p, const Consumer& c, u32& c_phases
       if (c.lane == 0) wait_slot_free();
       __syncwarp();
     }
+    Piece piece = piece_of(place, wave);
+    piece.column += chunk * kChunkColumns;
+    if (piece.valid != 0) {
 #pragma unroll
-    for (u32 group = 0; group < kGroups; ++group) {
+      for (u32 group = 0; group < kChunkColumns / 8; ++group) {
 #pragma unroll
-      for (u32 half = 0; half < 2; ++half) {
-        const float* value = total[wave] + (chunk * kGroups + group) * 4 + half * 2;
-        const u32 address =
-            staged(slot, c.lane / 4 + half * 8, group * 2 + c.lane % 4 / 2) + c.lane % 2 * 8;
-        float2 old{0.f, 0.f};
-        if constexpr (kAccumulate) old = ld_shared_v2_f32(address);
-        st_shared_v2_f32(address, old.x + value[0], old.y + value[1]);
+        for (u32 half = 0; half < 2; ++half)
+          stage_pair(slot, c.lane / 4 + half * 8, group, c.lane,
+                     total[wave] + (chunk * (kChunkColumns / 8) + group) * 4 + half * 2);
       }
     }
-    store_chunk(p, c, slot, row + wave * kWaveRows, column + chunk * kChunkColumns);
+    store_chunk(p, c, slot, piece);
     if constexpr (kAccumulate) {
-      if (index + kSlots < kWaves * kChunksPerWave && c.lane == 0) {
+      if (index + kSlots < kChunksPerTile && c.lane == 0) {
         cp_async_bulk_wait_group_read<0>();
-        load_c(p, c, index + kSlots, row, column);
+        load_c(p, c, index + kSlots, place);
       }
     }
   }

@@ -20,6 +20,12 @@ KILN_DEVICE void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// As one thread for `count` expected arrivals.
+KILN_DEVICE void mbarrier_arrive_count(u32 barrier, u32 count) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(count)
+               : "memory");
+}
+
 // Arrives on the barrier at the same offset in another CTA of the cluster. Without an explicit
 // cluster scope on purpose: what it orders is the reuse of a stage by TMA, and .release.cluster
 // costs a fence per arrival (measured on H200, 4096x7168x16384, 256x128 in clusters of 2: 1043 us
@@ -132,11 +138,48 @@ KILN_DEVICE void tma_load_2d_multicast(u32 smem, const TensorMap& map, u32 x, u3
       : "memory");
 }
 
+// The same with a third coordinate.
+KILN_DEVICE void tma_load_3d(u32 smem, const TensorMap& map, u32 x, u32 y, u32 z, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, "
+      "{%2, %3, %4}], [%5];" ::"r"(smem),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier)
+      : "memory");
+}
+
+KILN_DEVICE void tma_load_3d_policy(u32 smem, const TensorMap& map, u32 x, u32 y, u32 z,
+                                    u32 barrier, u64 policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_"
+      "hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(smem),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
+KILN_DEVICE void tma_load_3d_multicast(u32 smem, const TensorMap& map, u32 x, u32 y, u32 z,
+                                       u32 barrier, u16 cta_mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::"
+      "cluster"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(smem),
+      "l"(&map), "r"(x), "r"(y), "r"(z), "r"(barrier), "h"(cta_mask)
+      : "memory");
+}
+
 KILN_DEVICE void tma_store_2d(const TensorMap& map, u32 x, u32 y, u32 smem) {
   asm volatile(
       "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
           &map),
       "r"(x), "r"(y), "r"(smem)
+      : "memory");
+}
+
+KILN_DEVICE void tma_store_3d(const TensorMap& map, u32 x, u32 y, u32 z, u32 smem) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(
+          &map),
+      "r"(x), "r"(y), "r"(z), "r"(smem)
       : "memory");
 }
 
@@ -196,6 +239,31 @@ KILN_DEVICE float2 ld_shared_v2_f32(u32 address) {
                : "r"(address)
                : "memory");
   return value;
+}
+
+KILN_DEVICE u32 ld_shared_u32(u32 address) {
+  u32 value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+KILN_DEVICE uint4 ld_shared_v4_u32(u32 address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+KILN_DEVICE void st_shared_u32(u32 address, u32 value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+KILN_DEVICE void st_shared_v4_u32(u32 address, u32 x, u32 y, u32 z, u32 w) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x), "r"(y), "r"(z),
+               "r"(w)
+               : "memory");
 }
 
 KILN_DEVICE void st_shared_f32(u32 address, float value) {

@@ -138,15 +138,9 @@ KILN_DEVICE u32 tile_unit(u32 column, u32 unit) {
   return column * 8 + (unit ^ (column / kPatch % 8));
 }
 
-KILN_DEVICE void store_to_tile(Tile& tile, const Position& at, u32 column, const u32 (&words)[2]) {
-  uint4& unit = tile[tile_unit(at.lane * kPatch + column, at.row_patch / 2)];
-  const u32 half = (at.row_patch + at.lane / 8) % 2;
-  reinterpret_cast<uint2*>(&unit)[half] = uint2{words[0], words[1]};
-}
-
-// Sets the lower (even index) or the upper half; the lower one comes first.
-KILN_DEVICE void set_half(u32& word, u32 index, u32 half) {
-  word = index % 2 == 0 ? half : word | half << 16;
+// A pair goes below those that the word has: packing and shifting is one instruction then.
+KILN_DEVICE void put_below(u32& word, u32 pair, bool is_first) {
+  word = is_first ? pair : pair | word << 16;
 }
 
 // Writes the patch to out and, transposed, to the tile. `Inverses` gives 1 / scale by row and by
@@ -154,23 +148,29 @@ KILN_DEVICE void set_half(u32& word, u32 index, u32 half) {
 template <class Inverses>
 KILN_DEVICE void cast_patch(const QuantizeParams& p, const Position& at, const Patch& patch,
                             const Inverses& inverses, Tile& tile) {
+  constexpr u32 kHalvesPerColumn = 16;
+  uint2* const halves =
+      reinterpret_cast<uint2*>(&tile[tile_unit(at.lane * kPatch, at.row_patch / 2)]) +
+      (at.row_patch + at.lane / 8) % 2;
   u32 rows[kPatch][2];  // 4 columns in each word
 #pragma unroll
-  for (u32 j = 0; j < kPatch / 2; ++j) {
+  for (u32 step = 0; step < kPatch / 2; ++step) {
+    const u32 j = step ^ 1;  // what comes first ends up in the upper half
     const float left = inverses.column(2 * j), right = inverses.column(2 * j + 1);
     u32 left_column[2], right_column[2];  // 4 rows in each word
 #pragma unroll
-    for (u32 i = 0; i < kPatch; i += 2) {
+    for (u32 k = 0; k < kPatch / 2; ++k) {
+      const u32 i = (k ^ 1) * 2;
       const float a = low_bf16(patch.pairs[i][j]), b = high_bf16(patch.pairs[i][j]);
       const float c = low_bf16(patch.pairs[i + 1][j]), d = high_bf16(patch.pairs[i + 1][j]);
       const float upper = inverses.row(i), lower = inverses.row(i + 1);
-      set_half(rows[i][j / 2], j, fp8x2(a * upper, b * upper));
-      set_half(rows[i + 1][j / 2], j, fp8x2(c * lower, d * lower));
-      set_half(left_column[i / 4], i / 2, fp8x2(a * left, c * left));
-      set_half(right_column[i / 4], i / 2, fp8x2(b * right, d * right));
+      put_below(rows[i][j / 2], fp8x2(a * upper, b * upper), j % 2 == 1);
+      put_below(rows[i + 1][j / 2], fp8x2(c * lower, d * lower), j % 2 == 1);
+      put_below(left_column[i / 4], fp8x2(a * left, c * left), i % 4 == 2);
+      put_below(right_column[i / 4], fp8x2(b * right, d * right), i % 4 == 2);
     }
-    store_to_tile(tile, at, 2 * j, left_column);
-    store_to_tile(tile, at, 2 * j + 1, right_column);
+    halves[2 * j * kHalvesPerColumn] = uint2{left_column[0], left_column[1]};
+    halves[(2 * j + 1) * kHalvesPerColumn] = uint2{right_column[0], right_column[1]};
   }
   u8* out = static_cast<u8*>(p.out) + at.row * p.ld_out + at.column;
 #pragma unroll

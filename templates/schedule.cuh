@@ -1,9 +1,14 @@
-// The order in which persistent CTAs visit output tiles. Also compiled as host C++, where the tests
-// check exhaustively that every tile is visited exactly once.
+// The order in which persistent CTAs visit output tiles, and which group a tile belongs to. Also
+// compiled as host C++, where the tests check exhaustively that every tile is visited exactly once.
 //
 // Work item i belongs to cluster i % num_clusters. Items run through bands of `raster_group` tile
 // rows; inside a band the row index runs fastest. The tiles in flight then cover a near-square part
 // of D, so that the operand rows they share stay in L2.
+//
+// Row groups (grouped_contiguous, grouped_masked): the tile rows of all groups, one after the other,
+// are the rows of that order. A group's tiles start at its first row, so that no tile, and no
+// cluster, has rows of two groups; the last tile of a group may be partly valid.
+// grouped_k: every group has all tiles of its D; groups follow each other.
 #pragma once
 
 #include "base.cuh"
@@ -23,6 +28,94 @@ KILN_SHARED_CODE TileCoord tile_at(u32 item, u32 num_m, u32 num_n, u32 raster_gr
   const u32 rows = num_m - first_m;
   if (rows >= raster_group) return {first_m + in_band % raster_group, in_band / raster_group};
   return {first_m + in_band % rows, in_band / rows};
+}
+
+// ---- groups of rows ----
+
+struct GroupRows {
+  u32 start, end;  // rows of D; none when end <= start
+};
+
+// What the device reads is not to be trusted: every value is brought into 0..limit.
+KILN_SHARED_CODE u32 clamp_to(i32 value, u32 limit) {
+  return value < 0 ? 0 : static_cast<u32>(value) < limit ? static_cast<u32>(value) : limit;
+}
+
+// A group that begins where the previous one ended, rounded up to the alignment.
+KILN_SHARED_CODE GroupRows rows_between(i32 previous_end, i32 end, u32 alignment, u32 m) {
+  const u32 start = (clamp_to(previous_end, m) + alignment - 1) / alignment * alignment;
+  return {start, clamp_to(end, m)};
+}
+
+KILN_SHARED_CODE u32 tiles_of(GroupRows rows, u32 rows_per_tile) {
+  return rows.end > rows.start ? (rows.end - rows.start + rows_per_tile - 1) / rows_per_tile : 0;
+}
+
+// The group of a tile row: the last one whose first tile is not behind it. first_tile(g) for g in
+// 0..groups never decreases and ends with the number of all tile rows; `tile` is below that.
+template <class Array>
+KILN_SHARED_CODE u32 find_group(const Array& first_tile, u32 groups, u32 tile) {
+  u32 low = 0, high = groups;  // first_tile(low) <= tile < first_tile(high)
+  while (high - low > 1) {
+    const u32 middle = (low + high) / 2;
+    if (first_tile(middle) <= tile) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+// ---- ranges of K ----
+
+constexpr u32 kKBlock = 128;
+constexpr u32 kNowhere = 0xffffff;  // a k-block behind every operand: it reads as zeros
+
+struct KRange {
+  u32 begin, blocks;  // in k-blocks
+};
+
+// Group g of grouped_k: from the previous end, rounded up to a whole block, to its own end.
+KILN_SHARED_CODE KRange k_between(i32 previous_end, i32 end, u32 k_blocks) {
+  const u32 limit = k_blocks * kKBlock;
+  const u32 begin = (clamp_to(previous_end, limit) + kKBlock - 1) / kKBlock;
+  const u32 stop = (clamp_to(end, limit) + kKBlock - 1) / kKBlock;
+  return {begin, stop > begin ? stop - begin : 0};
+}
+
+// ---- where a cluster works ----
+
+struct Site {
+  u32 row, column;  // of the tile in D (masked, grouped_k: in the group's slice)
+  u32 row_end;      // rows from here on are not the tile's
+  u32 group;
+  u32 group_tiles;  // tile rows of the group: how often each element of B is read
+  KRange k;
+};
+
+struct TileSize {
+  u32 rows, columns;  // of a cluster
+};
+
+// first_tile, start and end are the group table, by group.
+template <class Array>
+KILN_SHARED_CODE Site row_group_site(const Array& first_tile, const Array& start, const Array& end,
+                                     u32 groups, TileCoord t, TileSize size) {
+  const u32 group = find_group(first_tile, groups, t.m);
+  const u32 first = first_tile(group);
+  return {start(group) + (t.m - first) * size.rows, t.n * size.columns,
+          end(group),  group, first_tile(group + 1) - first, {0, 0}};
+}
+
+// The group of item `item` where each group has num_m x num_n tiles, and the tile in it.
+struct GroupTile {
+  u32 group;
+  TileCoord tile;
+};
+KILN_SHARED_CODE GroupTile k_group_tile(u32 item, u32 num_m, u32 num_n, u32 raster_group) {
+  const u32 group = item / (num_m * num_n);
+  return {group, tile_at(item - group * (num_m * num_n), num_m, num_n, raster_group)};
 }
 
 KILN_END_SHARED

@@ -36,8 +36,8 @@ KILN_SHARED_CODE u32 a_box_rows(u32 block_m, u32 cluster_n, bool row_groups) {
 // Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
 // `d_slots` chunks of kStoreRows rows for each consumer warp, sfa_rows two groups of row-major row
 // scales on their way into the stages (block_m x kSfaGroup floats each). Barriers are u64:
-// full[stages], empty[stages], c_full[consumer warps * d_slots]. site[stages] and the group table
-// are described in schedule.cuh.
+// full[stages], empty[stages], c_full[consumer warps * d_slots]. site[stages] says which tile a
+// stage belongs to (gemm_shape.cuh), the group table is that of gemm_groups.cuh.
 struct SmemLayout {
   u32 a, b, d, sfa, sfa_rows, sfb, site, groups, full, empty, c_full, total;
   u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes, sfb_stage_bytes;
