@@ -5,9 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cmath>
-#include <numeric>
 #include <optional>
+#include <utility>
 
 #include "jit/error.h"
 #include "templates/smem_layout.cuh"
@@ -21,12 +20,6 @@ std::int32_t waves(const Tile& t) {
 }
 std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
 
-// Groups of columns that share a column scale wherever the tile begins.
-std::int32_t scale_chunks(const Tile& t) {
-  return warpgroup_n(t) /
-         std::gcd(std::gcd(t.block_n, warpgroup_n(t)), static_cast<std::int32_t>(kScaleBlock));
-}
-
 device::SmemLayout layout_of(const Tile& t, const Problem& p) {
   return device::smem_layout(
       {static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
@@ -38,13 +31,13 @@ device::SmemLayout layout_of(const Tile& t, const Problem& p) {
 }
 
 // Registers a consumer thread has after redistribution (templates/gemm_shape.cuh), and needs: one
-// accumulator, one total per wave, the column scales of a ragged width, and what addresses take.
+// accumulator, one total per wave, the column scales, and what addresses take.
 std::int32_t registers_available(const Tile& t) {
   return consumers(t) == 4 ? 112 : consumers(t) == 3 ? 160 : 232;
 }
-std::int32_t registers_needed(const Tile& t) {
-  constexpr std::int32_t kOther = 32;
-  return (waves(t) + 1) * warpgroup_n(t) / 2 + kOther;
+std::int32_t registers_needed(const Tile& t, const Problem& p) {
+  const std::int32_t sums = (waves(t) + 1) * warpgroup_n(t) / 2;
+  return p.scaling == Scaling::k1d1d ? sums + warpgroup_n(t) / 4 + 20 : sums + 32;
 }
 
 // The first rule that the tile breaks, in words.
@@ -79,11 +72,11 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
         8 * t.cluster_m, t.block_n);
   if (!in(t.raster_group, 1, 1024))
     return fmt::format("raster_group must be in 1..1024, got {}", t.raster_group);
-  if (registers_needed(t) > registers_available(t))
+  if (registers_needed(t, p) > registers_available(t))
     return fmt::format(
         "a consumer thread needs about {} registers and has {}: make block_n smaller or use more "
         "warpgroups",
-        registers_needed(t), registers_available(t));
+        registers_needed(t, p), registers_available(t));
   const std::int64_t bytes = layout_of(t, p).total;
   if (bytes > device::kMaxSmemBytes)
     return fmt::format(
@@ -102,59 +95,6 @@ std::int32_t most_stages(Tile t, const Problem& p) {
   return t.stages;
 }
 
-// Short K is bound by writing D: taller bands then keep more of it close together (1 % at K = 512
-// and 1536, M = 4096; 8 is better from K = 2048 on).
-std::int32_t raster_group(const Problem& p) { return p.k <= 1536 ? 16 : 8; }
-
-// ---- the cost model ----
-//
-// Microseconds of one launch, from what limits a k-block: the tensor cores, one warpgroup's chain
-// of dependent steps, filling shared memory, and L2. It ranks tiles; single times are within about
-// 10 %. The constants were fitted to 3,600 measured launches on an H200 (CUDA 13.0, 50 tiles, 10
-// (N, K), M from 1 to 8192, L2 flushed): the tile it picks is 6 % slower than the best of them on
-// average.
-
-constexpr double kClockGhz = 1.755;
-constexpr double kFixedUs = 2.65;  // launch, first load, drain
-constexpr double kHbmBytesPerUs = 3.26e6;
-constexpr double kTensorSlowdown = 1.21;    // of the tensor cores' nominal rate
-constexpr double kFillBytesPerCycle = 59;   // into one SM's shared memory
-constexpr double kL2BytesPerCycle = 5425;   // out of L2, all SMs together
-constexpr double kTileCycles = 425;         // between tiles, besides the stores
-constexpr double kStoreBytesPerCycle = 94;  // of D, per SM
-constexpr double kClusterSlowdown = 1.01;   // waiting for the partner
-
-// Few rows of A lie in few L2 slices, which serve all CTAs: cycles per k-block and CTA beyond the
-// first.
-constexpr double kHotLineCycles = 2.16;
-constexpr double kHotLineFreeCtas = 22;
-constexpr double kHotLineExponent = 0.39;  // of M
-
-// The larger of several limits, smoothed: near a tie they add to each other.
-template <std::size_t kCount>
-double combine(const std::array<double, kCount>& limits, double sharpness) {
-  double sum = 0;
-  for (const double limit : limits) sum += std::pow(limit, sharpness);
-  return std::pow(sum, 1 / sharpness);
-}
-
-// Cycles that one k-block of a tile takes in steady state while `active` SMs work.
-double cycles_per_k_block(const Tile& t, double rows, double active) {
-  const double n = warpgroup_n(t);
-  const double ragged = scale_chunks(t) - 1;           // column scales beyond the first
-  const double mma = 4 * std::max(n / 2, 16 + n / 4);  // four WGMMAs of one wave
-  const double tensor = (mma * kTensorSlowdown + 5.6 * ragged) * waves(t) * consumers(t);
-  const double chain = (mma + 0.62 * n + 93 + 3.7 * ragged) * waves(t) +
-                       61;  // issue, wait, promote; then the barrier
-  const double fill = (t.block_m + t.block_n) * 128 / kFillBytesPerCycle;
-  const double l2 = (static_cast<double>(t.block_m) / t.cluster_n +
-                     static_cast<double>(t.block_n) / t.cluster_m) *
-                    128 * active / kL2BytesPerCycle;
-  const double hot =
-      kHotLineCycles * std::max(0.0, active - kHotLineFreeCtas) / std::pow(rows, kHotLineExponent);
-  return combine(std::array{tensor, chain, fill, l2}, 9.2) + hot;
-}
-
 }  // namespace
 
 void validate(const Tile& tile, const Problem& problem) {
@@ -164,89 +104,50 @@ void validate(const Tile& tile, const Problem& problem) {
 
 bool is_legal(const Tile& tile, const Problem& problem) { return !broken_rule(tile, problem); }
 
-std::vector<Tile> legal_tiles(const Problem& problem) {
-  // Widths from measurement: two warpgroups side by side pay from 48 columns each, one is slow
-  // beyond 128; 24, 144 and 176 columns lose to a neighbour nearly everywhere for their many column
-  // scales.
-  struct Shape {
-    std::int32_t block_m, warpgroups_m, warpgroups_n, narrowest, widest;
-  };
-  constexpr std::array kShapes{Shape{64, 1, 1, 16, 128}, Shape{64, 1, 2, 96, 256},
-                               Shape{128, 2, 1, 32, 192}, Shape{192, 3, 1, 64, 128},
-                               Shape{256, 2, 1, 64, 128}};
-  constexpr std::array kWidths{16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256};
-  std::vector<Tile> tiles;
-  for (const Shape& s : kShapes) {
-    for (const std::int32_t width : kWidths) {
-      if (width < s.narrowest || width > s.widest) continue;
-      for (const std::int32_t cluster_m : {1, 2}) {
-        for (const std::int32_t cluster_n : {1, 2}) {
-          if (cluster_m * cluster_n > 2) continue;
-          Tile t{s.block_m, width,     s.warpgroups_m, s.warpgroups_n,
-                 2,         cluster_m, cluster_n,      raster_group(problem)};
-          t.stages = most_stages(t, problem);
-          if (is_legal(t, problem)) tiles.push_back(t);
-        }
-      }
+namespace {
+
+// One family of the menu: its widths from `narrowest` to `widest`.
+struct Shape {
+  std::int32_t block_m, warpgroups_m, warpgroups_n, narrowest, widest;
+};
+
+// Widths from measurement: two warpgroups side by side pay from 48 columns each, one is slow
+// beyond 128; 24, 144 and 176 columns lose to a neighbour nearly everywhere for their many column
+// scales.
+constexpr std::array kShapes{Shape{64, 1, 1, 16, 128}, Shape{64, 1, 2, 96, 256},
+                             Shape{128, 2, 1, 32, 192}, Shape{192, 3, 1, 64, 128},
+                             Shape{256, 2, 1, 64, 128}};
+// 1d1d scales twice as often, which narrow tiles hide better.
+constexpr std::array kShapes1d1d{Shape{64, 1, 2, 64, 256}, Shape{128, 2, 1, 32, 160},
+                                 Shape{192, 3, 1, 64, 112}, Shape{256, 2, 1, 64, 96}};
+constexpr std::array kWidths{16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256};
+
+// Short K is bound by writing D: taller bands then keep more of it close together (1 % at K = 512
+// and 1536, M = 4096; 8 is better from K = 2048 on).
+std::int32_t raster_group(const Problem& p) { return p.k <= 1536 ? 16 : 8; }
+
+void add_family(std::vector<Tile>& tiles, const Shape& s, const Problem& p) {
+  for (const std::int32_t width : kWidths) {
+    if (width < s.narrowest || width > s.widest) continue;
+    for (const auto& [cluster_m, cluster_n] : {std::pair(1, 1), std::pair(1, 2), std::pair(2, 1)}) {
+      Tile t{s.block_m, width,     s.warpgroups_m, s.warpgroups_n,
+             2,         cluster_m, cluster_n,      raster_group(p)};
+      t.stages = most_stages(t, p);
+      if (is_legal(t, p)) tiles.push_back(t);
     }
+  }
+}
+
+}  // namespace
+
+std::vector<Tile> legal_tiles(const Problem& problem) {
+  std::vector<Tile> tiles;
+  if (problem.scaling == Scaling::k1d1d) {
+    for (const Shape& s : kShapes1d1d) add_family(tiles, s, problem);
+  } else {
+    for (const Shape& s : kShapes) add_family(tiles, s, problem);
   }
   return tiles;
-}
-
-double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machine& machine) {
-  const double rows = static_cast<double>(std::max<std::int64_t>(m, 1)),
-               columns = static_cast<double>(p.n);
-  const double cluster = t.cluster_m * t.cluster_n,
-               out = static_cast<double>(element_bytes(p.out)) * (p.accumulate ? 2 : 1);
-  const double units = std::max(1.0, std::floor(machine.num_sms / cluster));
-  const double tiles =
-      std::ceil(rows / (t.block_m * t.cluster_m)) * std::ceil(columns / (t.block_n * t.cluster_n));
-  const double rounds = std::ceil(tiles / units);
-  const double cycles = static_cast<double>(scale_blocks(p.k)) *
-                            cycles_per_k_block(t, rows, std::min(tiles, units) * cluster) +
-                        kTileCycles + t.block_m * t.block_n * out / kStoreBytesPerCycle;
-  const double compute_us =
-      rounds * cycles / (kClockGhz * 1e3) * (cluster > 1 ? kClusterSlowdown : 1.0);
-  const double bytes = (rows + columns) * static_cast<double>(p.k) + rows * columns * out;
-  return kFixedUs + combine(std::array{compute_us, bytes / kHbmBytesPerUs}, 3.0);
-}
-
-Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine) {
-  constexpr std::int64_t kClustersFromM =
-      1024;  // below, partners wait for each other more than they share
-  std::optional<Tile> best;
-  double best_us = 0;
-  for (const Tile& tile : legal_tiles(problem)) {
-    if (m < kClustersFromM && tile.cluster_m * tile.cluster_n > 1) continue;
-    const double us = estimate_us(problem, tile, m, machine);
-    if (!best || us < best_us) {
-      best = tile;
-      best_us = us;
-    }
-  }
-  return *best;  // the menu always holds 64x16
-}
-
-std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine) {
-  constexpr std::array<std::int64_t, 19> kUpper{4,    16,   32,   64,    128,  192,  256,
-                                                384,  512,  768,  1024,  1536, 2048, 3072,
-                                                4096, 6144, 8192, 16384, kMaxM};
-  constexpr std::int64_t kLargestModelled = 32768;
-  std::vector<TileInterval> plan;
-  std::int64_t first = 0;
-  for (const std::int64_t last : kUpper) {
-    // The largest M decides, as it has the most tiles; at the very smallest it is the single row
-    // that is slowest.
-    const std::int64_t decisive = last <= 4 ? 1 : std::min(last, kLargestModelled);
-    const Tile tile = choose_tile(problem, decisive, machine);
-    if (!plan.empty() && plan.back().tile == tile) {
-      plan.back().m_max = last;
-    } else {
-      plan.push_back({first, last, tile});
-    }
-    first = last + 1;
-  }
-  return plan;
 }
 
 std::string describe(const Tile& t) {

@@ -1,0 +1,179 @@
+// The cost model, the choice of a tile for one M, and the plan over all M.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <optional>
+
+#include "jit/tile.h"
+#include "templates/smem_layout.cuh"
+
+namespace kiln::jit {
+namespace {
+
+std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
+
+// Groups of columns that share a column scale wherever the tile begins.
+std::int32_t scale_chunks(const Tile& t) {
+  return warpgroup_n(t) /
+         std::gcd(std::gcd(t.block_n, warpgroup_n(t)), static_cast<std::int32_t>(kScaleBlock));
+}
+
+// ---- the cost model ----
+//
+// Microseconds of one launch, from what limits a k-block: the tensor cores, one warpgroup's chain
+// of dependent steps, filling shared memory, and L2. It ranks tiles; single times are within about
+// 10 %. The constants were fitted to 3,600 measured launches on an H200 (CUDA 13.0, 50 tiles, 10
+// (N, K), M from 1 to 8192, L2 flushed): the tile it picks is 6 % slower than the best of them on
+// average.
+
+constexpr double kClockGhz = 1.755;
+constexpr double kFixedUs = 2.65;  // launch, first load, drain
+constexpr double kHbmBytesPerUs = 3.26e6;
+constexpr double kTensorSlowdown = 1.21;    // of the tensor cores' nominal rate
+constexpr double kFillBytesPerCycle = 59;   // into one SM's shared memory
+constexpr double kL2BytesPerCycle = 5425;   // out of L2, all SMs together
+constexpr double kTileCycles = 425;         // between tiles, besides the stores
+constexpr double kStoreBytesPerCycle = 94;  // of D, per SM
+constexpr double kClusterSlowdown = 1.01;   // waiting for the partner
+
+// Few rows of A lie in few L2 slices, which serve all CTAs: cycles per k-block and CTA beyond the
+// first.
+constexpr double kHotLineCycles = 2.16;
+constexpr double kHotLineFreeCtas = 22;
+constexpr double kHotLineExponent = 0.39;  // of M
+
+// The larger of several limits, smoothed: near a tie they add to each other.
+template <std::size_t kCount>
+double combine(const std::array<double, kCount>& limits, double sharpness) {
+  double sum = 0;
+  for (const double limit : limits) sum += std::pow(limit, sharpness);
+  return std::pow(sum, 1 / sharpness);
+}
+
+// 1d1d scales each accumulator twice: of the tensor cores' time, and cycles per column of a wave.
+constexpr double kColumnScaleSlowdown = 1.27;
+constexpr double kColumnScaleCycles = 0.31;
+
+// What a launch computes, as far as the host knows: `groups` products of rows x columns x k_blocks.
+struct Extents {
+  double groups, rows, columns, k_blocks;
+};
+
+Extents extents_of(const Problem& p, std::int64_t m) {
+  const double rows = static_cast<double>(std::max<std::int64_t>(m, 1));
+  const double groups =
+      p.layout == Layout::kGroupedContiguous ? std::min<double>(p.groups, rows) : p.groups;
+  return {groups, p.layout == Layout::kGroupedContiguous ? rows / groups : rows,
+          static_cast<double>(p.n), static_cast<double>(scale_blocks(p.k))};
+}
+
+// Tile rows of one group, and the waves of 64 rows in them that are computed.
+struct TileRows {
+  double tiles = 0, waves = 0;
+};
+
+// The sizes of groups differ: an average over 0.7 to 1.3 of the mean.
+TileRows tile_rows(const Problem& p, const Tile& t, double rows) {
+  const double block = t.block_m * t.cluster_m;
+  if (!has_row_groups(p)) {
+    const double tiles = std::ceil(rows / block);
+    return {tiles, tiles * block / device::kWaveRows};
+  }
+  TileRows mean;
+  constexpr std::array kShares{0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3};
+  for (const double share : kShares) {
+    const double size = std::max(1.0, std::round(rows * share));
+    mean.tiles += std::ceil(size / block) / kShares.size();
+    mean.waves += std::ceil(size / device::kWaveRows) / kShares.size();
+  }
+  return mean;
+}
+
+// Cycles that one k-block of a tile takes in steady state while `active` SMs work. `waves` of 64
+// rows are computed, `rows` of A are there in all.
+double cycles_per_k_block(const Problem& p, const Tile& t, double waves, double rows,
+                          double active) {
+  const bool column_scales = p.scaling == Scaling::k1d1d;
+  const double n = warpgroup_n(t), block_rows = std::min<double>(t.block_m, waves * 64);
+  const double ragged = column_scales ? 0 : scale_chunks(t) - 1;  // column scales beyond the first
+  const double mma = 4 * std::max(n / 2, 16 + n / 4);             // four WGMMAs of one wave
+  const double slowdown = kTensorSlowdown * (column_scales ? kColumnScaleSlowdown : 1);
+  const double tensor = (mma * slowdown + 5.6 * ragged) * waves * t.warpgroups_n;
+  const double promote = (0.62 + (column_scales ? kColumnScaleCycles : 0)) * n;
+  const double chain =
+      (mma + promote + 93 + 3.7 * ragged) * std::max(1.0, waves / t.warpgroups_m) +
+      61;  // issue, wait, promote; then the barrier
+  const double fill = (block_rows + t.block_n) * 128 / kFillBytesPerCycle;
+  const double l2 = (block_rows / t.cluster_n + static_cast<double>(t.block_n) / t.cluster_m) *
+                    128 * active / kL2BytesPerCycle;
+  const double hot =
+      kHotLineCycles * std::max(0.0, active - kHotLineFreeCtas) / std::pow(rows, kHotLineExponent);
+  return combine(std::array{tensor, chain, fill, l2}, 9.2) + hot;
+}
+
+}  // namespace
+
+double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machine& machine) {
+  const Extents e = extents_of(p, m);
+  const TileRows group = tile_rows(p, t, e.rows);
+  const double cluster = t.cluster_m * t.cluster_n,
+               out = static_cast<double>(element_bytes(p.out)) * (p.accumulate ? 2 : 1);
+  const double units = std::max(1.0, std::floor(machine.num_sms / cluster));
+  const double tiles = e.groups * group.tiles * std::ceil(e.columns / (t.block_n * t.cluster_n));
+  const double rounds = std::ceil(tiles / units - 1e-9);
+  const double waves = group.waves / group.tiles / t.cluster_m;  // of one CTA's tile
+  const double all_rows = e.groups * e.rows, k = e.k_blocks * kScaleBlock;
+  const double cycles =
+      e.k_blocks * cycles_per_k_block(p, t, waves, all_rows, std::min(tiles, units) * cluster) +
+      kTileCycles +
+      std::min<double>(t.block_m, waves * device::kWaveRows) * t.block_n * out /
+          kStoreBytesPerCycle;
+  const double compute_us =
+      rounds * cycles / (kClockGhz * 1e3) * (cluster > 1 ? kClusterSlowdown : 1.0);
+  const double bytes = (all_rows + e.groups * e.columns) * k + all_rows * e.columns * out;
+  return kFixedUs + combine(std::array{compute_us, bytes / kHbmBytesPerUs}, 3.0);
+}
+
+Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine) {
+  constexpr std::int64_t kClustersFromM =
+      1024;  // below, partners wait for each other more than they share
+  std::optional<Tile> best;
+  double best_us = 0;
+  const double group_rows = extents_of(problem, m).rows;
+  for (const Tile& tile : legal_tiles(problem)) {
+    if (m < kClustersFromM && tile.cluster_m * tile.cluster_n > 1) continue;
+    if (group_rows < kClustersFromM && tile.cluster_m > 1) continue;  // B is the group's
+    const double us = estimate_us(problem, tile, m, machine);
+    if (!best || us < best_us) {
+      best = tile;
+      best_us = us;
+    }
+  }
+  return *best;  // every menu has tiles of 64 columns
+}
+
+std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine) {
+  constexpr std::array<std::int64_t, 19> kUpper{4,    16,   32,   64,    128,  192,  256,
+                                                384,  512,  768,  1024,  1536, 2048, 3072,
+                                                4096, 6144, 8192, 16384, kMaxM};
+  // Beyond it the choice no longer changes, or there is nothing to choose by.
+  constexpr std::int64_t kLargestModelled = 32768;
+  std::vector<TileInterval> plan;
+  std::int64_t first = 0;
+  for (const std::int64_t last : kUpper) {
+    // The largest M decides, as it has the most tiles; at the very smallest it is the single row
+    // that is slowest.
+    const std::int64_t decisive = last <= 4 ? 1 : std::min(last, kLargestModelled);
+    const Tile tile = choose_tile(problem, decisive, machine);
+    if (!plan.empty() && plan.back().tile == tile) {
+      plan.back().m_max = last;
+    } else {
+      plan.push_back({first, last, tile});
+    }
+    first = last + 1;
+  }
+  return plan;
+}
+
+}  // namespace kiln::jit
