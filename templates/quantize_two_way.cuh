@@ -13,8 +13,8 @@
 //      is done once and the inverses are handed out through shared memory
 //   3. the thread casts its elements twice. Rows go straight to out: 16 lanes write 128 bytes.
 //      Columns go to a tile in shared memory, from which 8 lanes write 128 bytes of a row of out_t
-// Every line of 128 bytes that lies in the block is so read or written whole. The tile's 16-byte
-// units are permuted within a column (tile_unit()), so that neither the 8-byte stores of half a
+// Every line of 128 bytes that lies in the block is so read or written whole. The words of the tile
+// are permuted within a column (tile_unit(), tile_word()), so that neither the 4-byte stores of a
 // warp nor the 16-byte loads of a quarter meet in a bank.
 //
 // Rows beyond the matrix count as zeros: they do not change a scale and become the zeros that fill
@@ -131,52 +131,67 @@ KILN_DEVICE void max_with_lane(Maxima& maxima, u32 distance) {
     pair = max_bf16x2(pair, __shfl_xor_sync(0xffffffffu, pair, distance));
 }
 
-// The block of out_t on its way: [column][8 units of 16 bytes], each of two halves of 8 rows. In
-// the columns from 64 on the halves are exchanged.
+// The block of out_t on its way: [column][8 units of 16 bytes], a unit of four words of 4 rows.
 using Tile = uint4[128 * 8];
 KILN_DEVICE u32 tile_unit(u32 column, u32 unit) {
   return column * 8 + (unit ^ (column / kPatch % 8));
 }
+// In the columns from 64 on, words 0 and 1 of a unit are exchanged, and so are 2 and 3.
+KILN_DEVICE u32 tile_word(u32 column, u32 word) { return word ^ (column / 64); }
 
 // A pair goes below those that the word has: packing and shifting is one instruction then.
 KILN_DEVICE void put_below(u32& word, u32 pair, bool is_first) {
   word = is_first ? pair : pair | word << 16;
 }
 
-// Writes the patch to out and, transposed, to the tile. `Inverses` gives 1 / scale by row and by
-// column of the patch. Two columns at a time, so that few results wait in registers for the rest.
+// Casts four rows of the patch twice: into `rows` (4 columns in each word), and into a word of each
+// column in the tile, of which `words` is the first column's.
 template <class Inverses>
-KILN_DEVICE void cast_patch(const QuantizeParams& p, const Position& at, const Patch& patch,
-                            const Inverses& inverses, Tile& tile) {
-  constexpr u32 kHalvesPerColumn = 16;
-  uint2* const halves =
-      reinterpret_cast<uint2*>(&tile[tile_unit(at.lane * kPatch, at.row_patch / 2)]) +
-      (at.row_patch + at.lane / 8) % 2;
-  u32 rows[kPatch][2];  // 4 columns in each word
+KILN_DEVICE void cast_half_patch(const Patch& patch, u32 half, const Inverses& inverses,
+                                 u32 (&rows)[4][2], u32* words) {
+  constexpr u32 kWordsPerColumn = 32;
+  const float4 four = inverses.rows(half);
+  const float by_row[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
   for (u32 step = 0; step < kPatch / 2; ++step) {
     const u32 j = step ^ 1;  // what comes first ends up in the upper half
-    const float left = inverses.column(2 * j), right = inverses.column(2 * j + 1);
-    u32 left_column[2], right_column[2];  // 4 rows in each word
+    const float2 by_column = inverses.columns(j);
+    u32 left_word, right_word;
 #pragma unroll
-    for (u32 k = 0; k < kPatch / 2; ++k) {
-      const u32 i = (k ^ 1) * 2;
-      const float a = low_bf16(patch.pairs[i][j]), b = high_bf16(patch.pairs[i][j]);
-      const float c = low_bf16(patch.pairs[i + 1][j]), d = high_bf16(patch.pairs[i + 1][j]);
-      const float upper = inverses.row(i), lower = inverses.row(i + 1);
-      put_below(rows[i][j / 2], fp8x2(a * upper, b * upper), j % 2 == 1);
-      put_below(rows[i + 1][j / 2], fp8x2(c * lower, d * lower), j % 2 == 1);
-      put_below(left_column[i / 4], fp8x2(a * left, c * left), i % 4 == 2);
-      put_below(right_column[i / 4], fp8x2(b * right, d * right), i % 4 == 2);
+    for (u32 k = 0; k < 2; ++k) {
+      const u32 i = k == 0 ? 2 : 0;
+      const u32 upper = patch.pairs[half * 4 + i][j], lower = patch.pairs[half * 4 + i + 1][j];
+      const float a = low_bf16(upper), b = high_bf16(upper);
+      const float c = low_bf16(lower), d = high_bf16(lower);
+      put_below(rows[i][j / 2], fp8x2(a * by_row[i], b * by_row[i]), j % 2 == 1);
+      put_below(rows[i + 1][j / 2], fp8x2(c * by_row[i + 1], d * by_row[i + 1]), j % 2 == 1);
+      put_below(left_word, fp8x2(a * by_column.x, c * by_column.x), i == 2);
+      put_below(right_word, fp8x2(b * by_column.y, d * by_column.y), i == 2);
     }
-    halves[2 * j * kHalvesPerColumn] = uint2{left_column[0], left_column[1]};
-    halves[(2 * j + 1) * kHalvesPerColumn] = uint2{right_column[0], right_column[1]};
+    words[2 * j * kWordsPerColumn] = left_word;
+    words[(2 * j + 1) * kWordsPerColumn] = right_word;
   }
+}
+
+// Writes the patch to out and, transposed, to the tile. `Inverses` gives 1 / scale for four
+// rows and for two columns of the patch. Four rows at a time, so that few results wait in registers
+// for the rest.
+template <class Inverses>
+KILN_DEVICE void cast_patch(const QuantizeParams& p, const Position& at, const Patch& patch,
+                            const Inverses& inverses, Tile& tile) {
+  const u32 column = at.lane * kPatch;
+  u32* const unit = reinterpret_cast<u32*>(&tile[tile_unit(column, at.row_patch / 2)]);
   u8* out = static_cast<u8*>(p.out) + at.row * p.ld_out + at.column;
 #pragma unroll
-  for (u32 i = 0; i < kPatch; ++i) {
-    if (i < at.rows) *reinterpret_cast<uint2*>(out) = uint2{rows[i][0], rows[i][1]};
-    out += p.ld_out;
+  for (u32 half = 0; half < 2; ++half) {
+    u32 rows[4][2];
+    u32* const words = unit + tile_word(column, at.row_patch % 2 * 2 + half);
+    cast_half_patch(patch, half, inverses, rows, words);
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) {
+      if (half * 4 + i < at.rows) *reinterpret_cast<uint2*>(out) = uint2{rows[i][0], rows[i][1]};
+      out += p.ld_out;
+    }
   }
 }
 
@@ -192,7 +207,7 @@ KILN_DEVICE void store_tile(const QuantizeParams& p, const Block& block, const T
   for (u32 i = 0; i < 128; i += kColumns) {
     if (first_column + i < p.cols) {
       const uint4 rows = tile[tile_unit(i + threadIdx.x / 8, unit)];
-      *reinterpret_cast<uint4*>(address) = i < 64 ? rows : uint4{rows.z, rows.w, rows.x, rows.y};
+      *reinterpret_cast<uint4*>(address) = i < 64 ? rows : uint4{rows.y, rows.x, rows.w, rows.z};
     }
     address += kColumns * p.ld_out_t;
   }
@@ -246,14 +261,13 @@ KILN_DEVICE void compute_scales(const QuantizeParams& p, const Block& block, Two
   }
 }
 
-struct LineInverses {
-  float4 rows[2];
-  const float* columns;  // in shared memory, read when they are needed
-  KILN_DEVICE float row(u32 i) const {
-    const float4& four = rows[i / 4];
-    return i % 4 == 0 ? four.x : i % 4 == 1 ? four.y : i % 4 == 2 ? four.z : four.w;
+struct LineInverses {  // read from shared memory when they are needed
+  const float* of_rows;
+  const float* of_columns;
+  KILN_DEVICE float4 rows(u32 half) const { return reinterpret_cast<const float4*>(of_rows)[half]; }
+  KILN_DEVICE float2 columns(u32 pair) const {
+    return reinterpret_cast<const float2*>(of_columns)[pair];
   }
-  KILN_DEVICE float column(u32 j) const { return columns[j]; }
 };
 
 KILN_DEVICE void quantize_two_way_rows(const QuantizeParams& p) {
@@ -265,8 +279,8 @@ KILN_DEVICE void quantize_two_way_rows(const QuantizeParams& p) {
   __syncthreads();
   compute_scales(p, block, smem);
   __syncthreads();  // also: the maxima were read, the tile may take their place
-  const float4* rows = reinterpret_cast<const float4*>(smem.row_inverses + at.row_patch * kPatch);
-  const LineInverses inverses{{rows[0], rows[1]}, smem.column_inverses + at.lane * kPatch};
+  const LineInverses inverses{smem.row_inverses + at.row_patch * kPatch,
+                              smem.column_inverses + at.lane * kPatch};
   cast_patch(p, at, patch, inverses, smem.tile);
   __syncthreads();
   store_tile(p, block, smem.tile);
@@ -275,8 +289,8 @@ KILN_DEVICE void quantize_two_way_rows(const QuantizeParams& p) {
 // 128x128: one scale for the block, in scales and in scales_t; both are row-major.
 struct BlockInverse {
   float value;
-  KILN_DEVICE float row(u32) const { return value; }
-  KILN_DEVICE float column(u32) const { return value; }
+  KILN_DEVICE float4 rows(u32) const { return {value, value, value, value}; }
+  KILN_DEVICE float2 columns(u32) const { return {value, value}; }
 };
 
 KILN_DEVICE void quantize_two_way_blocks(const QuantizeParams& p) {
