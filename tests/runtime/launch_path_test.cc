@@ -17,7 +17,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "tests/runtime/support.h"
+#include "tests/runtime/launch_support.h"
 
 namespace {
 
@@ -109,6 +109,13 @@ struct Ready {
   FakeMachine machine;
   EngineHandle engine = make_engine(machine, quiet_options());
   PlanHandle plan = make_plan(engine);
+  const kiln_problem masked_problem =
+      grouped_problem(KILN_LAYOUT_GROUPED_MASKED, KILN_GROUPS_ROWS, 32);
+  const kiln_problem packed_problem =
+      grouped_problem(KILN_LAYOUT_GROUPED_K, KILN_GROUPS_PACKED, 97);  // two launches
+  PlanHandle masked = make_plan(engine, masked_problem);
+  PlanHandle packed = make_plan(engine, packed_problem);
+  std::vector<std::int32_t> group_k = std::vector<std::int32_t>(97, 256);
   QuantizerHandle quantizer;
   kiln_quantize_operands cast = KILN_QUANTIZE_OPERANDS_INIT;
 
@@ -117,7 +124,8 @@ struct Ready {
     kiln_quantizer* made = nullptr;
     kiln_quantizer_create(engine.get(), &problem, &made);
     quantizer.reset(made);
-    kiln_plan_prepare(plan.get(), 0, INT64_MAX);
+    for (const PlanHandle* each : {&plan, &masked, &packed})
+      kiln_plan_prepare(each->get(), 0, INT64_MAX);
     kiln_quantizer_prepare(quantizer.get());
     cast.rows = cast.cols = cast.ld_in = cast.ld_out = 1024;
     cast.ld_scales = 8;
@@ -131,15 +139,40 @@ struct Ready {
     int failures = 0;
     for (const std::int64_t m : {1, 64, 100, 4096, 100'000}) {
       kiln_operands operands = good_operands(m);
+      const kiln_operands of_masked = grouped_operands(masked_problem, m);
+      kiln_operands of_packed = grouped_operands(packed_problem, m);
+      of_packed.host_group_k = group_k.data();
       for (int i = 0; i < 100; ++i) {
         operands.flags = i % 2 == 0 ? 0 : KILN_LAUNCH_PROGRAMMATIC;
         failures += kiln_launch(plan.get(), &operands, nullptr) != KILN_OK;
+        failures += kiln_launch(masked.get(), &of_masked, nullptr) != KILN_OK;
+        failures += kiln_launch(packed.get(), &of_packed, nullptr) != KILN_OK;
         failures += kiln_quantize(quantizer.get(), &cast, nullptr) != KILN_OK;
       }
     }
     return failures;
   }
 };
+
+// A problem of configs/shapes, where what is not said has its layout's default.
+kiln_problem problem_of(const nlohmann::json& shape) {
+  kiln_problem problem = KILN_PROBLEM_INIT;
+  problem.n = shape.at("n");
+  problem.k = shape.at("k");
+  const jit::Layout layout =
+      jit::parse_layout(shape.value("layout", std::string("dense")), "layout");
+  problem.layout = static_cast<std::int32_t>(layout);
+  problem.group_form = static_cast<std::int32_t>(jit::default_group_form(layout));
+  problem.groups = shape.value("groups", 1);
+  if (layout == jit::Layout::kGroupedContiguous) problem.alignment = 128;
+  if (layout == jit::Layout::kGroupedK || shape.value("scaling", "1d2d") == "1d1d") {
+    problem.scaling = KILN_SCALING_1D1D;
+    problem.sfa_major = KILN_SCALE_M_MAJOR;
+  }
+  if (shape.value("out", "bf16") == "f32") problem.d_type = KILN_TYPE_F32;
+  problem.accumulate = shape.value("accumulate", false) ? 1 : 0;
+  return problem;
+}
 
 }  // namespace
 
@@ -184,16 +217,13 @@ TEST_CASE("engine, plans and cache keep less than 16 MiB of host memory for Deep
   const EngineHandle engine = make_engine(machine, options);
   std::vector<PlanHandle> plans;
   for (const auto& shape : shapes.at("problems")) {
-    kiln_problem problem = KILN_PROBLEM_INIT;
-    problem.n = shape.at("n");
-    problem.k = shape.at("k");
-    plans.push_back(make_plan(engine, problem));
+    plans.push_back(make_plan(engine, problem_of(shape)));
     REQUIRE(kiln_plan_prepare(plans.back().get(), 0, INT64_MAX) == KILN_OK);
   }
   const std::size_t kept = in_use() - before;
   CHECK(plans.size() >= 10);
-  CHECK(machine.toolchain->compiles >= static_cast<int>(plans.size()));
-  CHECK(kept > 10'000);  // the measure sees the plans
+  CHECK(machine.toolchain->compiles >= 10);  // some problems share theirs
+  CHECK(kept > 10'000);                      // the measure sees the plans
   CHECK(kept < (std::size_t{16} << 20));
   WARN(machine.toolchain->compiles << " kernels of " << plans.size() << " problems keep "
                                    << kept / 1024 << " KiB");
