@@ -52,6 +52,33 @@ void in_threads(int count, Body body) {
   for (std::thread& thread : threads) thread.join();
 }
 
+// One of each layout, scaling and form besides dense 1d2d, and one with room for more groups.
+std::vector<jit::Problem> grouped_problems() {
+  using jit::GroupForm;
+  using jit::Layout;
+  std::vector<jit::Problem> problems;
+  const auto add = [&](Layout layout, GroupForm form, int groups) {
+    jit::Problem p = std::get<jit::GemmSpec>(gemm_spec().kernel).problem;
+    p.layout = layout;
+    p.group_form = form;
+    p.groups = groups;
+    if (layout == Layout::kGroupedContiguous) p.alignment = 128;
+    if (!jit::has_row_groups(p)) {
+      p.scaling = jit::Scaling::k1d1d;
+      p.sfa_major = jit::ScaleMajor::kM;
+    }
+    problems.push_back(jit::canonical(p));
+  };
+  add(Layout::kDense, GroupForm::kNone, 1);
+  add(Layout::kGroupedContiguous, GroupForm::kLabels, 4);
+  add(Layout::kGroupedContiguous, GroupForm::kEnds, 4);
+  add(Layout::kGroupedContiguous, GroupForm::kEnds, 1024);
+  add(Layout::kGroupedMasked, GroupForm::kRows, 4);
+  add(Layout::kGroupedK, GroupForm::kEnds, 4);
+  add(Layout::kGroupedK, GroupForm::kPacked, 4);
+  return problems;
+}
+
 }  // namespace
 
 TEST_CASE("a kernel is compiled once and then found in memory", "[runtime]") {
@@ -252,6 +279,9 @@ TEST_CASE("the key differs when any one field differs and when nothing else does
   vary([](jit::GemmSpec& s) { s.problem.out = jit::OutputType::kF32; });
   vary(
       [](jit::GemmSpec& s) { s.problem.out = jit::OutputType::kF32, s.problem.accumulate = true; });
+  vary([](jit::GemmSpec& s) { s.problem.accumulate = true; });
+  for (const jit::Problem& problem : grouped_problems())
+    vary([&](jit::GemmSpec& s) { s.problem = problem; });
   vary([](jit::GemmSpec& s) { s.problem.sfa_major = jit::ScaleMajor::kM; });
   vary([](jit::GemmSpec& s) { s.tile.block_m = 256; });
   vary([](jit::GemmSpec& s) { s.tile.block_n = 64; });

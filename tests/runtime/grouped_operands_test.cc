@@ -254,22 +254,6 @@ TEST_CASE("grouped_k packed refuses sizes that are missing, negative, ragged or 
   CHECK(LaunchFixture(KILN_MISS_BLOCK, problem).launch(operands) == KILN_OK);
 }
 
-TEST_CASE("operands of a library without groups get the defaults of the new fields", "[runtime]") {
-  LaunchFixture f;
-  kiln_operands old = good_operands();
-  old.struct_size = offsetof(kiln_operands, k);
-  old.k = 77;  // behind its size: must not be read
-  old.grouping = old.expert_map = array_at(3);
-  old.num_slices = old.reserved = -1;
-  old.expected_m = old.d_group_stride = -1;
-  CHECK(f.launch(old) == KILN_OK);
-  LaunchFixture with_k(KILN_MISS_BLOCK, dense_1d1d());
-  old = grouped_operands(dense_1d1d());
-  old.struct_size = offsetof(kiln_operands, k);
-  CHECK(with_k.launch(old) == KILN_OK);
-  CHECK(launched_params<device::GemmParams>(with_k.cuda).k_blocks == 8);  // the problem's
-}
-
 TEST_CASE("accumulating into BF16 is a plan of its own kernels", "[runtime]") {
   kiln_problem problem = small_problem();
   LaunchFixture f(KILN_MISS_BLOCK, problem);
