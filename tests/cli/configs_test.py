@@ -10,6 +10,7 @@ import harness
 
 SCHEMA = json.loads((SOURCE_DIR / "configs/schema/shapes.schema.json").read_text())
 FILES = sorted((SOURCE_DIR / "configs/shapes").glob("*.json"))
+GRADIENTS = (".dgrad", ".wgrad")
 
 
 def resolve(schema):
@@ -84,11 +85,13 @@ class SchemaAndLoader(ConfigCase):
         "source": "x",
         "defaults": {
             "layout": "dense", "scaling": "1d2d", "a": "e4m3", "b": "e5m2", "out": "f32",
-            "sfa": "m", "accumulate": False, "m": [1, 2]
+            "sfa": "m", "accumulate": False, "m": [1, 2], "group_form": "labels", "groups": 4,
+            "alignment": 64
         },
         "problems": [{
             "name": "a", "comment": "x", "n": 64, "k": 64, "layout": "dense", "scaling": "1d2d",
-            "a": "e5m2", "b": "e4m3", "out": "bf16", "sfa": "row", "accumulate": False, "m": [0]
+            "a": "e5m2", "b": "e4m3", "out": "bf16", "sfa": "row", "accumulate": False, "m": [0],
+            "group_form": "none", "groups": 1, "alignment": 0
         }],
     }
     PLACES = {
@@ -129,7 +132,9 @@ class SchemaAndLoader(ConfigCase):
     def test_they_agree_about_the_values_of_every_field(self):
         values = [
             0, 1, 2, -1, 7, 2**31 - 512, 2**31 - 511, 2**40, 1.5, True, False, None, "", "x",
-            "dense", "1d2d", "e4m3", "e5m2", "bf16", "f32", "row", "m", "E4M3", "a b", "x" * 96,
+            "dense", "grouped_contiguous", "grouped_masked", "grouped_k", "grouped", "1d2d", "1d1d",
+            "none", "labels", "ends", "rows", "packed", 3, 1024, 1025, "e4m3", "e5m2", "bf16",
+            "f32", "row", "m", "E4M3", "a b", "x" * 96,
             "x" * 97, "x" * 4096, "x" * 4097, [], [1], [1, 1], [-1], ["1"], [2**31],
             list(range(256)),
             list(range(257)), {}, {"a": "e4m3"}, [{}]
@@ -150,9 +155,26 @@ class SchemaAndLoader(ConfigCase):
 
 class ShippedFiles(ConfigCase):
 
-    def shapes_of(self, name):
+    def problems_of_file(self, name):
+        """By name, with the file's defaults filled in."""
         document = json.loads((SOURCE_DIR / "configs/shapes" / name).read_text())
-        return {problem["name"]: (problem["n"], problem["k"]) for problem in document["problems"]}
+        return {
+            problem["name"]: {**document["defaults"], **problem} for problem in document["problems"]
+        }
+
+    def shapes_of(self, name):
+        """(n, k) of the problems of a forward pass."""
+        return {
+            name: (problem["n"], problem["k"])
+            for name, problem in self.problems_of_file(name).items()
+            if not name.endswith(GRADIENTS)
+        }
+
+    @staticmethod
+    def config_of(name):
+        """The numbers of the model's configuration that the source quotes."""
+        source = json.loads((SOURCE_DIR / "configs/shapes" / name).read_text())["source"]
+        return {key: int(value) for key, value in re.findall(r"([a-z_]+) (\d+)", source)}
 
     def test_there_are_at_least_four_and_each_obeys_the_schema_and_says_its_source(self):
         self.assertGreaterEqual(len(FILES), 4)
@@ -168,20 +190,67 @@ class ShippedFiles(ConfigCase):
         table = {(512, 32768), (576, 7168), (1536, 24576), (2048, 7168), (2112, 7168), (4096, 7168),
                  (7168, 576), (7168, 2048), (7168, 2112), (7168, 4096), (7168, 16384),
                  (16384, 7168), (24576, 1536), (32768, 512)}
-        self.assertLessEqual(table, set(self.shapes_of("deepseek-v3.json").values()))
+        problems = self.problems_of_file("deepseek-v3.json").values()
+        self.assertLessEqual(
+            table, {(p["n"], p["k"]) for p in problems
+                    if p["layout"] == "dense" and p["scaling"] == "1d2d"})
 
-    def test_the_gradient_of_a_layer_is_the_layer_with_n_and_k_swapped(self):
-        shapes = self.shapes_of("deepseek-v3.json")
-        gradients = [name for name in shapes if name.endswith(".dgrad")]
-        self.assertEqual(len(shapes), 2 * len(gradients))
-        for name in gradients:
-            self.assertEqual(shapes[name.removesuffix(".dgrad")][::-1], shapes[name])
+    def test_every_layer_of_deepseek_v3_has_both_gradients(self):
+        problems = self.problems_of_file("deepseek-v3.json")
+        layers = {name for name in problems if not name.endswith((*GRADIENTS, ".masked"))}
+        self.assertEqual(12, len(layers))
+        for gradient in GRADIENTS:
+            self.assertEqual({name + gradient for name in layers},
+                             {name for name in problems if name.endswith(gradient)})
+
+    def test_the_gradient_for_the_input_of_a_layer_is_the_layer_with_n_and_k_swapped(self):
+        for file in FILES:
+            problems = self.problems_of_file(file.name)
+            for name in (name for name in problems if name.endswith(".dgrad")):
+                layer, gradient = problems[name.removesuffix(".dgrad")], problems[name]
+                self.assertEqual((layer["k"], layer["n"]), (gradient["n"], gradient["k"]))
+                for key in ("layout", "scaling", "out", "groups"):
+                    self.assertEqual(layer.get(key), gradient.get(key), name)
+
+    def test_the_gradient_for_a_weight_has_its_size_and_is_added_to_fp32(self):
+        for file in FILES:
+            problems = self.problems_of_file(file.name)
+            for name in (name for name in problems if name.endswith(".wgrad")):
+                layer, gradient = problems[name.removesuffix(".wgrad")], problems[name]
+                self.assertEqual(([layer["n"]], layer["k"]), (gradient["m"], gradient["n"]))
+                self.assertEqual(("f32", True), (gradient["out"], gradient["accumulate"]))
+                self.assertEqual(layer.get("groups"), gradient.get("groups"), name)
+                if layer["layout"] == "dense":
+                    self.assertEqual(("dense", "1d1d"), (gradient["layout"], gradient["scaling"]))
+                else:
+                    self.assertEqual("grouped_k", gradient["layout"], name)
+
+    def test_the_routed_experts_of_every_mixture_of_experts_are_those_of_one_of_8_gpus(self):
+        seen = 0
+        for file in FILES:
+            config, problems = self.config_of(file.name), self.problems_of_file(file.name)
+            experts = config.get("n_routed_experts", config.get("num_experts"))
+            grouped = {n: p for n, p in problems.items() if p["layout"] != "dense"}
+            self.assertEqual(experts is not None, bool(grouped), file.name)
+            if not grouped:
+                continue
+            seen += 1
+            hidden, inter = config["hidden_size"], config["moe_intermediate_size"]
+            expected = {}
+            for part, shape in (("gate_up_proj", (2 * inter, hidden)), ("down_proj",
+                                                                       (hidden, inter))):
+                expected[part] = ("grouped_contiguous", shape)
+                expected[f"{part}.masked"] = ("grouped_masked", shape)
+                expected[f"{part}.dgrad"] = ("grouped_contiguous", shape[::-1])
+                expected[f"{part}.wgrad"] = ("grouped_k", (shape[1], 1024))
+            self.assertEqual({f"mlp.experts.{part}": value for part, value in expected.items()},
+                             {n: (p["layout"], (p["n"], p["k"])) for n, p in grouped.items()})
+            self.assertEqual({experts // 8}, {p["groups"] for p in grouped.values()}, file.name)
+        self.assertEqual(4, seen)
 
     def test_the_sizes_follow_from_the_configuration_that_the_source_quotes(self):
         for file in FILES:
-            source = json.loads(file.read_text())["source"]
-            config = {key: int(value) for key, value in re.findall(r"([a-z_]+) (\d+)", source)}
-            shapes = self.shapes_of(file.name)
+            config, shapes = self.config_of(file.name), self.shapes_of(file.name)
             hidden, heads = config["hidden_size"], config["num_attention_heads"]
             expected = {}
             if "kv_lora_rank" in config:
@@ -207,8 +276,8 @@ class ShippedFiles(ConfigCase):
                 if f"{prefix}.gate_up_proj" in shapes:
                     expected[f"{prefix}.gate_up_proj"] = (2 * config[key], hidden)
                     expected[f"{prefix}.down_proj"] = (hidden, config[key])
-            forward = {name: shape for name, shape in shapes.items() if not name.endswith(".dgrad")}
-            self.assertEqual(expected, forward, file.name)
+            dense = {n: shape for n, shape in shapes.items() if not n.startswith("mlp.experts.")}
+            self.assertEqual(expected, dense, file.name)
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ class Doctor(CliCase):
         document = self.doctor(env=self.fake(KILN_LOG_LEVEL="error", KILN_CACHE_DIR=""), expect=OK)
         self.assertEqual(
             {
-                "KILN_CACHE_DIR": "", "KILN_CACHE_PATH": None, "KILN_LOG_LEVEL": "error",
-                "KILN_NO_COMPILE": None, "KILN_NVRTC": FAKE_NVRTC
+                "KILN_CACHE_DIR": "", "KILN_CACHE_PATH": None, "KILN_CHECK_GROUPS": None,
+                "KILN_LOG_LEVEL": "error", "KILN_NO_COMPILE": None, "KILN_NVRTC": FAKE_NVRTC
             }, document["environment"])
         self.assertEqual("disabled", document["cache"]["state"])
 

@@ -6,7 +6,7 @@ from harness import CliCase, OK, TARGET
 import harness
 
 KEYS = {
-    "problem", "m", "arch", "num_sms", "tile", "reason", "m_min", "m_max", "threads", "smem_bytes",
+    "problem", "m", "plan_m", "arch", "num_sms", "tile", "reason", "m_min", "m_max", "threads", "smem_bytes",
     "output_tiles", "waves", "estimate_us", "rank", "legal_tiles", "intervals", "alternatives"
 }
 LARGEST_M = 2**31 - 512
@@ -23,7 +23,7 @@ class Explain(CliCase):
         for m in (0, 1, 63, 64, 65, 128, 129, 1000, 4096, 100_000, LARGEST_M):
             document = self.explain(m, "--json").json
             self.assertEqual(KEYS, set(document))
-            self.assertEqual(m, document["m"])
+            self.assertEqual((m, m), (document["m"], document["plan_m"]))
             intervals = document["intervals"]
             self.assertEqual((0, LARGEST_M), (intervals[0]["m_min"], intervals[-1]["m_max"]))
             for left, right in zip(intervals, intervals[1:]):
@@ -64,6 +64,45 @@ class Explain(CliCase):
                 "layout": "dense", "scaling": "1d2d", "n": 7168, "k": 2048, "a": "e5m2",
                 "b": "e4m3", "out": "f32", "sfa": "m", "accumulate": True
             }, problem)
+
+    def test_grouped_problems_are_planned_by_all_rows_or_by_the_expected_rows(self):
+        for words, expected in (
+            (("grouped_contiguous", "--groups", 32), (128, 4096)),
+            (("grouped_contiguous", "--groups", 32, "--alignment", 1, "--group-form", "labels"),
+             (100, 3200)),
+            (("grouped_masked", "--groups", 32), (100, 100)),
+            (("grouped_k", "--groups", 32, "--out", "f32", "--accumulate"), (100, 100)),
+        ):
+            document = self.explain(100, "--layout", *words, "--json").json
+            problem = document["problem"]
+            self.assertEqual((words[0], 32), (problem["layout"], problem["groups"]))
+            self.assertEqual(words[0] == "grouped_contiguous", "alignment" in problem)
+            self.assertEqual((100, expected[1]), (document["m"], document["plan_m"]))
+            self.assertTrue(document["m_min"] <= document["plan_m"] <= document["m_max"])
+            serving, = [i for i in document["intervals"]
+                        if i["m_min"] <= document["plan_m"] <= i["m_max"]]
+            self.assertEqual(serving["tile"], document["tile"])
+            block_m, block_n = map(int, document["tile"].split("/")[0].split("x"))
+            self.assertEqual(32 * -(-100 // block_m) * -(-7168 // block_n),
+                             document["output_tiles"])
+            self.assertIn(str(expected[1]), self.explain(100, "--layout", *words).out)
+
+    def test_the_layout_decides_what_is_not_said(self):
+
+        def problem(*words):
+            document = self.explain(64, *words, "--json").json["problem"]
+            return [document.get(key) for key in ("scaling", "sfa", "group_form", "alignment")]
+
+        self.assertEqual(["1d2d", "row", None, None], problem())
+        self.assertEqual(["1d1d", "m", None, None], problem("--scaling", "1d1d"))
+        groups = ("--groups", 4)
+        self.assertEqual(["1d2d", "row", "ends", 128],
+                         problem("--layout", "grouped_contiguous", *groups))
+        self.assertEqual(["1d2d", "row", "rows", None],
+                         problem("--layout", "grouped_masked", *groups))
+        self.assertEqual(["1d1d", "m", "ends", None], problem("--layout", "grouped_k", *groups))
+        self.assertEqual(["1d1d", "m", "packed", None],
+                         problem("--layout", "grouped_k", *groups, "--group-form", "packed"))
 
     def test_a_given_tile_serves_every_m_and_the_reason_says_whose_it_is(self):
         document = self.explain(128, "--tile", "128x128/2x1/s4", "--json").json

@@ -59,8 +59,9 @@ class OverTheFakeDriver(CliCase):
                              {"name": "second", "n": 512, "k": 256, "m": [3]})
         lines = self.run_fake("--shapes", shapes, "--repeat", 1).out.splitlines()
         self.assertRegex(lines[0], r"^Fake H200, 132 SMs; peak ")
-        self.assertEqual([["first", "1", "256"], ["first", "64", "256"], ["second", "3", "512"]],
-                         [line.split()[:3] for line in lines[2:]])
+        self.assertEqual(
+            [["first", "-", "1", "256"], ["first", "-", "64", "256"], ["second", "-", "3", "512"]],
+            [line.split()[:4] for line in lines[2:]])
 
     def test_a_bad_problem_of_a_file_is_reported_and_the_rest_is_run(self):
         shapes = self.shapes({"name": "ragged", "n": 257, "k": 256, "m": [1]},

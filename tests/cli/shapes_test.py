@@ -78,6 +78,8 @@ class ShapesFiles(CliCase):
             "k": ["", 16.0, False], "a": [1, None, "E4M3", "", "fp8", "x" * 5000,
                                           "\x07"], "b": [[]], "out": [0, "fp32"], "sfa": ["col"],
             "layout": ["grouped", 1], "scaling": ["2d"], "accumulate": [0, 1, "true", None],
+            "group_form": ["end", None, 1], "groups": [0, -1, 1025, "4", 1.0, None],
+            "alignment": [-1, 1025, "128", 64.0, None],
             "m": [1, "1", [], ["1"], [1.0], [None], [-1], [1, 1], [2**31],
                   list(range(300)), {}], "comment": [1]
         }
@@ -94,6 +96,13 @@ class ShapesFiles(CliCase):
                         "format: must be a whole number from 1 to 1")
         for value in ([], {}, None, "x", [1], [[]], [None]):
             self.refuse({"format": 1, "problems": value}, "problems")
+
+    def test_a_grouped_problem_without_its_number_of_groups_is_refused(self):
+        for layout in ("grouped_contiguous", "grouped_masked", "grouped_k"):
+            self.refuse(self.one(layout=layout), "problems[0]", 'the key "groups" is missing',
+                        layout)
+            self.refuse({**self.one(), "defaults": {"layout": layout}}, "problems[0]",
+                        'the key "groups" is missing', layout)
 
     def test_a_number_out_of_range_is_refused(self):
         for value in ("0", "-1", "-8", "2147483137", "4294967296", "9223372036854775807",

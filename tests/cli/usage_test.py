@@ -11,7 +11,10 @@ import harness
 COMMANDS = [
     "warm", "run", "explain", "cache list", "cache verify", "cache prune", "doctor", "version"
 ]
-VARIABLES = ["KILN_CACHE_DIR", "KILN_CACHE_PATH", "KILN_LOG_LEVEL", "KILN_NO_COMPILE", "KILN_NVRTC"]
+VARIABLES = [
+    "KILN_CACHE_DIR", "KILN_CACHE_PATH", "KILN_CHECK_GROUPS", "KILN_LOG_LEVEL", "KILN_NO_COMPILE",
+    "KILN_NVRTC"
+]
 PROBLEM = ("--m", "128", "--n", "512", "--k", "512")
 
 
@@ -145,9 +148,47 @@ class BadCommandLines(CliCase):
         self.refuse(explain(out="bf61"), "--out must be one of bf16, f32", '"bf61"')
         self.refuse(explain(sfa="col"), "--sfa must be one of row, m", '"col"')
         self.refuse(explain(layout="sparse"), "--layout must be one of dense", '"sparse"')
-        self.refuse([*explain(), "--accumulate"], "accumulate needs out = f32")
+        self.refuse(explain(scaling="1x1"), "--scaling must be one of 1d2d, 1d1d", '"1x1"')
+        self.refuse(explain(scaling="1d1d", sfa="row"), "sfa_major must be m for scaling 1d1d")
         self.refuse(["explain", *PROBLEM, "--arch", "sm_80", "--sms", "132"],
                     "--arch must be sm_90a", '"sm_80"')
+
+    def test_flags_that_do_not_fit_the_layout_are_refused(self):
+
+        def run(layout, *words):
+            return ["run", *PROBLEM, "--layout", layout, *words]
+
+        groups = ("--groups", "4")
+        for flag, value in (("--groups", 4), ("--group-form", "ends"), ("--skew", "zipf")):
+            self.refuse(run("dense", flag, str(value)), f"{flag} belongs to the grouped layouts",
+                        "--layout dense", f"leave {flag} out")
+        for layout in ("dense", "grouped_masked", "grouped_k"):
+            more = groups if layout != "dense" else ()
+            self.refuse(run(layout, *more, "--alignment", "64"),
+                        "--alignment belongs to grouped_contiguous", layout)
+        for layout in ("grouped_contiguous", "grouped_k"):
+            self.refuse(run(layout, *groups, "--max-m", "4096"),
+                        "--max-m belongs to grouped_masked", layout)
+        for layout in ("grouped_contiguous", "grouped_masked", "grouped_k"):
+            self.refuse(run(layout), "--groups is missing")
+            for count in ("0", "1025", "x"):
+                self.refuse(run(layout, "--groups", count), "--groups must be a whole number from 1",
+                            f'"{count}"')
+            scaling = "1d2d" if layout == "grouped_k" else "1d1d"
+            self.refuse(run(layout, *groups, "--scaling", scaling), "scaling must be", layout)
+            self.refuse(run(layout, *groups, "--skew", "flat"),
+                        "--skew must be one of uniform, zipf", '"flat"')
+        for layout, form in (("grouped_contiguous", "rows"), ("grouped_masked", "ends"),
+                             ("grouped_k", "labels")):
+            self.refuse(run(layout, *groups, "--group-form", form), "group_form must be", layout,
+                        form)
+        self.refuse(run("grouped_contiguous", *groups, "--alignment", "96"), "a power of two", "96")
+        self.refuse(run("grouped_contiguous", *groups, "--alignment", "2048"),
+                    "--alignment must be a whole number from 1 to 1024")
+        self.refuse(run("grouped_masked", *groups, "--max-m", "165"),
+                    "--max-m must be at least 166", "165")
+        self.refuse(["run", "--layout", "grouped_contiguous", "--groups", "1024", "--m", "9999999",
+                     "--n", "8", "--k", "16"], "all groups together must have at most 2147483136")
 
     def test_a_tile_that_is_malformed_or_illegal_is_refused(self):
         for tile in ("x", "128", "128x", "128x128/", "128x128/2x1/s4/c2x1/r8/z", "99999999999x128"):
@@ -176,11 +217,15 @@ class BadCommandLines(CliCase):
         self.refuse(["run", "--shapes", shapes, "--m", "1"], "--shapes and --m exclude each other")
         self.refuse(["run", "--shapes", shapes, "--accumulate"],
                     "--shapes and --accumulate exclude each other")
+        for flag in ("--groups", "--max-m", "--alignment"):
+            self.refuse(["run", "--shapes", shapes, flag, "4"],
+                        f"--shapes and {flag} exclude each other")
         self.refuse(["cache", "prune", "--all", "--max-bytes", "1"],
                     "--max-bytes and --all exclude each other")
 
     def test_a_bad_environment_variable_is_refused_by_name(self):
-        for name, value in (("KILN_LOG_LEVEL", "loud"), ("KILN_NO_COMPILE", "yes")):
+        for name, value in (("KILN_LOG_LEVEL", "loud"), ("KILN_NO_COMPILE", "yes"),
+                            ("KILN_CHECK_GROUPS", "maybe")):
             result = self.kiln("warm", "--shapes", self.shapes(("a", 512, 512)), *TARGET, "--cache",
                                self.cache, env={**self.fake(), name: value})
             self.assertNotEqual(OK, result.code)

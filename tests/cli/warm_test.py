@@ -285,13 +285,14 @@ class WhatGoesWrong(WarmCase):
 
     def test_a_list_with_a_bad_problem_reports_it_and_does_the_rest(self):
         shapes = self.shapes(("good", 512, 512), ("ragged", 1001, 512), ("also_good", 256, 256),
-                             {"name": "sum", "n": 512, "k": 512, "accumulate": True})
+                             {"name": "masked", "n": 512, "k": 512, "groups": 4,
+                              "layout": "grouped_masked", "scaling": "1d1d"})
         result = self.warm(shapes, "--json", env=self.fake(), expect=FAILURE)
         document = result.json
-        self.assertEqual(["ragged", "sum"],
+        self.assertEqual(["ragged", "masked"],
                          [problem["name"] for problem in document["bad_problems"]])
         self.assertIn("n must be a multiple of 8", document["bad_problems"][0]["error"])
-        self.assertIn("accumulate needs out = f32", document["bad_problems"][1]["error"])
+        self.assertIn("scaling must be 1d2d", document["bad_problems"][1]["error"])
         self.assertIn("ragged: n must be a multiple of 8", result.err)
         self.assertEqual({"good", "also_good"},
                          {use["name"] for kernel in document["kernels"] for use in kernel["uses"]})
