@@ -5,8 +5,7 @@
 // block of 128x128 elements, in the order of block_of_cta().
 //
 // A block is read once, into registers: thread t holds the 8x8 elements at rows t/16*8 and columns
-// t%16*8, so that a warp reads two 256-byte runs per step and all eight steps are in flight at
-// once.
+// t%16*8, so that a warp reads two 256-byte runs per step; all eight steps are in flight at once.
 //   1. largest magnitudes: along rows by shuffles between the 16 lanes of a row; along columns in
 //      registers, between the warp's two halves by a shuffle, between the warps in shared memory
 //   2. (1x128) 128 threads compute the scales of the columns, 128 those of the rows; each division
@@ -173,9 +172,8 @@ KILN_DEVICE void cast_half_patch(const Patch& patch, u32 half, const Inverses& i
   }
 }
 
-// Writes the patch to out and, transposed, to the tile. `Inverses` gives 1 / scale for four
-// rows and for two columns of the patch. Four rows at a time, so that few results wait in registers
-// for the rest.
+// Writes the patch to out and, transposed, to the tile. `Inverses` gives 1 / scale for four rows and
+// for two columns of the patch. Four rows at a time, so that few results wait in registers.
 template <class Inverses>
 KILN_DEVICE void cast_patch(const QuantizeParams& p, const Position& at, const Patch& patch,
                             const Inverses& inverses, Tile& tile) {
@@ -206,7 +204,7 @@ KILN_DEVICE void store_tile(const QuantizeParams& p, const Block& block, const T
 #pragma unroll
   for (u32 i = 0; i < 128; i += kColumns) {
     if (first_column + i < p.cols) {
-      const uint4 rows = tile[tile_unit(i + threadIdx.x / 8, unit)];
+      const uint4 rows = tile[tile_unit(i + threadIdx.x / 8, unit)];  // words as tile_word() says
       *reinterpret_cast<uint4*>(address) = i < 64 ? rows : uint4{rows.y, rows.x, rows.w, rows.z};
     }
     address += kColumns * p.ld_out_t;
