@@ -172,8 +172,8 @@ KILN_DEVICE void cast_half_patch(const Patch& patch, u32 half, const Inverses& i
   }
 }
 
-// Writes the patch to out and, transposed, to the tile. `Inverses` gives 1 / scale for four rows and
-// for two columns of the patch. Four rows at a time, so that few results wait in registers.
+// Writes the patch to out and, transposed, to the tile. `Inverses` gives 1 / scale for four rows
+// and for two columns of the patch. Four rows at a time: few results then wait in registers.
 template <class Inverses>
 KILN_DEVICE void cast_patch(const QuantizeParams& p, const Position& at, const Patch& patch,
                             const Inverses& inverses, Tile& tile) {
