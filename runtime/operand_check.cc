@@ -15,16 +15,19 @@ constexpr std::int64_t kMaxStrideBytes = std::int64_t{1} << 40;
   throw Error(Status::kInvalidArgument, message);
 }
 
-// One past the last byte of all slices, unless that does not fit the address space.
-bool end_fits(const StridedOperand& o, std::int64_t slices, std::int64_t slice_stride) {
-  std::int64_t first = 0;
+bool is_multiple(std::uintptr_t value, std::int64_t power_of_two) {
+  return (value & static_cast<std::uintptr_t>(power_of_two - 1)) == 0;
+}
+
+// One past the last byte of the matrix that begins `elements_before` behind the address, unless
+// that does not fit the address space.
+bool end_fits(const StridedOperand& o, std::int64_t elements_before = 0) {
   std::int64_t elements = 0;
   std::int64_t bytes = 0;
   std::int64_t end = 0;
   return !__builtin_mul_overflow(o.rows - 1, o.stride, &elements) &&
          !__builtin_add_overflow(elements, o.cols, &elements) &&
-         !__builtin_mul_overflow(slices - 1, slice_stride, &first) &&
-         !__builtin_add_overflow(first, elements, &elements) &&
+         !__builtin_add_overflow(elements, elements_before, &elements) &&
          !__builtin_mul_overflow(elements, std::int64_t{o.element_bytes}, &bytes) &&
          !__builtin_add_overflow(reinterpret_cast<std::intptr_t>(o.address), bytes, &end);
 }
@@ -36,8 +39,7 @@ void check_operand(const StridedOperand& o) {
     fail(fmt::format("{} must be a device pointer, got null: pass the address of the matrix",
                      o.name));
   }
-  if (reinterpret_cast<std::uintptr_t>(o.address) % static_cast<std::uintptr_t>(o.alignment) != 0)
-      [[unlikely]] {
+  if (!is_multiple(reinterpret_cast<std::uintptr_t>(o.address), o.alignment)) [[unlikely]] {
     fail(fmt::format(
         "{} must be aligned to {} bytes, got {}: cuMemAlloc aligns to 256; begin views of it at "
         "multiples of {}",
@@ -47,7 +49,7 @@ void check_operand(const StridedOperand& o) {
     fail(fmt::format("{} must be at least {} (the length of one row of {}), got {}", o.stride_name,
                      o.cols, o.name, o.stride));
   }
-  if (o.stride % o.stride_unit != 0) [[unlikely]] {
+  if (!is_multiple(static_cast<std::uintptr_t>(o.stride), o.stride_unit)) [[unlikely]] {
     fail(fmt::format(
         "{} must be a multiple of {} (rows of {} begin at 16-byte boundaries), got {}: pad the "
         "rows to {}",
@@ -58,7 +60,7 @@ void check_operand(const StridedOperand& o) {
     fail(fmt::format("{} must be below {} (a row stride is at most 2^40 bytes), got {}",
                      o.stride_name, kMaxStrideBytes / o.element_bytes, o.stride));
   }
-  if (!end_fits(o, 1, 0)) [[unlikely]] {
+  if (!end_fits(o)) [[unlikely]] {
     fail(fmt::format(
         "{}: {} rows of {} elements, {} apart, at {} do not fit into the address space: check "
         "{} and the sizes",
@@ -82,7 +84,8 @@ std::int64_t check_slices(const StridedOperand& o, const char* field, std::int64
         kMaxStrideBytes / o.element_bytes, given,
         given == 0 ? fmt::format(" for {} rows, {} apart", o.rows, o.stride) : std::string()));
   }
-  if (!end_fits(o, slices, distance)) [[unlikely]] {
+  std::int64_t last = 0;
+  if (__builtin_mul_overflow(slices - 1, distance, &last) || !end_fits(o, last)) [[unlikely]] {
     fail(fmt::format(
         "{}: {} slices, {} apart, of {} rows of {} elements at {} do not fit into the address "
         "space: check {} and the sizes",

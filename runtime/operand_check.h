@@ -16,8 +16,8 @@ struct StridedOperand {
   std::int64_t stride;       // elements from one row to the next
   std::int64_t rows;         // at least 1
   std::int64_t cols;         // the least stride
-  std::int64_t stride_unit;  // the stride is a multiple of this
-  std::int32_t alignment;    // bytes
+  std::int64_t stride_unit;  // the stride is a multiple of this, a power of two
+  std::int32_t alignment;    // bytes, a power of two
   std::int32_t element_bytes;
 };
 void check_operand(const StridedOperand& operand);
