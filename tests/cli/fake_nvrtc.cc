@@ -58,6 +58,7 @@ int param_bytes(const std::string& text) {
     return text.find(std::string("__grid_constant__ ") + type) != std::string::npos;
   };
   if (takes("GemmParams")) return sizeof(device::GemmParams);
+  if (takes("PackedGemmParams")) return sizeof(device::PackedGemmParams);
   if (takes("QuantizeParams")) return sizeof(device::QuantizeParams);
   if (takes("FillParams")) return sizeof(device::FillParams);
   return sizeof(device::ReferenceParams);

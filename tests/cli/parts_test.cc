@@ -73,6 +73,45 @@ TEST_CASE("a shapes file gives every problem its fields and the defaults of the 
   CHECK(problem_from_json(to_json(first)) == first);
 }
 
+TEST_CASE("a default that a problem's layout or scaling does not take is not used for it",
+          "[cli]") {
+  const ShapesFile shapes = parse_shapes(R"({"format": 1,
+    "defaults": {"scaling": "1d2d", "sfa": "row", "groups": 8, "group_form": "labels",
+                 "alignment": 64},
+    "problems": [{"name": "dense", "n": 8, "k": 16},
+                 {"name": "dense_1d1d", "n": 8, "k": 16, "scaling": "1d1d"},
+                 {"name": "contiguous", "n": 8, "k": 16, "layout": "grouped_contiguous"},
+                 {"name": "ends", "n": 8, "k": 16, "layout": "grouped_contiguous",
+                  "group_form": "ends", "alignment": 1, "groups": 3},
+                 {"name": "masked", "n": 8, "k": 16, "layout": "grouped_masked"},
+                 {"name": "grouped_k", "n": 8, "k": 16, "layout": "grouped_k"}]})",
+                                         "f.json");
+  std::string seen;
+  for (const NamedProblem& p : shapes.problems) {
+    jit::validate(p.problem);
+    CHECK(problem_from_json(to_json(p.problem)) == p.problem);
+    seen += jit::describe(p.problem) + "\n";
+  }
+  CHECK(
+      seen ==
+      "dense 1d2d n=8 k=16 e4m3 x e4m3 -> bf16 sfa=row\n"
+      "dense 1d1d n=8 k=16 e4m3 x e4m3 -> bf16 sfa=m\n"
+      "grouped_contiguous 1d2d n=8 k=16 e4m3 x e4m3 -> bf16 sfa=row labels groups=8 alignment=64\n"
+      "grouped_contiguous 1d2d n=8 k=16 e4m3 x e4m3 -> bf16 sfa=row ends groups=3 alignment=1\n"
+      "grouped_masked 1d2d n=8 k=16 e4m3 x e4m3 -> bf16 sfa=row rows groups=8\n"
+      "grouped_k 1d1d n=8 k=16 e4m3 x e4m3 -> bf16 sfa=m ends groups=8\n");
+}
+
+TEST_CASE("a problem's own words are kept, so that what does not fit is refused by name", "[cli]") {
+  for (const std::string field :
+       {R"("groups": 4)", R"("group_form": "ends")", R"("alignment": 64)"}) {
+    const ShapesFile shapes = parse_shapes(
+        R"({"format": 1, "problems": [{"name": "a", "n": 8, "k": 16, )" + field + "}]}", "f.json");
+    INFO(field);
+    CHECK_THROWS_AS(jit::validate(shapes.problems[0].problem), Error);
+  }
+}
+
 TEST_CASE("every truncation of a shapes file is refused", "[cli]") {
   const std::size_t end = kValid.find_last_of('}');
   for (std::size_t length = 0; length <= end; ++length) {
@@ -214,6 +253,30 @@ TEST_CASE("a kernel that several problems need is listed once with all its users
     CHECK(one.kernels[i].spec == two.kernels[i].spec);
     CHECK(one.kernels[i].uses.size() * 2 == two.kernels[i].uses.size());
   }
+}
+
+TEST_CASE("problems that differ in what kernels take at run time share their kernels", "[cli]") {
+  NamedProblem first;
+  first.name = "a";
+  first.problem.layout = jit::Layout::kGroupedContiguous;
+  first.problem.n = first.problem.k = 512;
+  first.problem.groups = 32;
+  set_layout_fields({}, first.problem);
+  NamedProblem second = first;
+  second.name = "b";
+  second.problem.alignment = 1;
+  NamedProblem other = first;
+  other.name = "c";
+  other.problem.group_form = jit::GroupForm::kLabels;
+  const KernelList one = list_kernels({first}, {132});
+  REQUIRE_FALSE(one.kernels.empty());
+  CHECK(list_kernels({first, second}, {132}).kernels.size() == one.kernels.size());
+  CHECK(list_kernels({first, second, other}, {132}).kernels.size() == 2 * one.kernels.size());
+  for (const NeededKernel& kernel : one.kernels)
+    CHECK(kernel.spec.problem == jit::canonical(first.problem));
+  // A worker is asked for just that kernel.
+  const jit::GemmSpec& spec = one.kernels.front().spec;
+  CHECK(decode_request(encode_request(spec)) == spec);
 }
 
 TEST_CASE("the parts of a sharded list hold each kernel once and differ by at most one in size",

@@ -11,6 +11,21 @@ KEYS = {
     "name", "problem", "m", "tile", "reason", "registers", "smem_bytes", "spill_bytes", "us",
     "best_us", "repeat", "tflops", "gb_per_s", "roofline_us", "roofline_percent", "check", "error"
 }
+GROUPED_KEYS = {"skew", "group_sizes", "launch_m", "launch_k"}
+
+# Every layout, form and scaling of the groups; each with n = k = 256 and 6 groups.
+GROUPED = [("--groups", 6, *words) for words in (
+    ("--layout", "grouped_contiguous"),
+    ("--layout", "grouped_contiguous", "--alignment", 1, "--sfa", "m"),
+    ("--layout", "grouped_contiguous", "--alignment", 64, "--group-form", "labels"),
+    ("--layout", "grouped_contiguous", "--accumulate"),
+    ("--layout", "grouped_masked"),
+    ("--layout", "grouped_masked", "--max-m", 1000, "--sfa", "m", "--out", "f32", "--accumulate"),
+    ("--layout", "grouped_k", "--out", "f32", "--accumulate"),
+    ("--layout", "grouped_k", "--group-form", "packed"),
+)]
+WEIGHT_GRADIENTS = [("--scaling", "1d1d", *words)
+                    for words in ((), ("--accumulate",), ("--out", "f32", "--accumulate"))]
 
 
 class OverTheFakeDriver(CliCase):
@@ -53,14 +68,48 @@ class OverTheFakeDriver(CliCase):
             "128x64/2x1/s4/c1x1/r8",
             self.run_fake(*PROBLEM, "--tile", "128x64/2x1/s4", "--json").json["results"][0]["tile"])
         self.run_fake("--m", 0, "--n", 256, "--k", 256, "--repeat", 1, "--check")
+        for flags in (*(words + ("--skew", "zipf") for words in GROUPED), *WEIGHT_GRADIENTS):
+            result = self.run_fake(*PROBLEM, *flags, "--json").json["results"][0]
+            self.assertEqual("", result["error"], flags)
+
+    def test_the_document_of_a_grouped_problem_says_what_was_drawn(self):
+        words = ("--layout", "grouped_contiguous", "--groups", 6, "--alignment", 64, *PROBLEM)
+        result, = self.run_fake(*words, "--json").json["results"]
+        self.assertEqual(KEYS | GROUPED_KEYS, set(result))
+        self.assertEqual(("ends", 6, 64), tuple(result["problem"][key] for key in
+                                                ("group_form", "groups", "alignment")))
+        sizes = result["group_sizes"]
+        self.assertEqual(("uniform", 64, 256, 6), (result["skew"], result["m"], result["launch_k"],
+                                                   len(sizes)))
+        self.assertTrue(all(45 <= size <= 83 for size in sizes), sizes)
+        self.assertEqual(sum(-(-size // 64) * 64 for size in sizes), result["launch_m"])
+        self.assertAlmostEqual(2 * sum(sizes) * 256 * 256 / 1e-3 / 1e12, result["tflops"])
+        moved = sum(sizes) * 256 + 6 * 256 * 256 + 4 * (sum(sizes) * 2 + 6 * 2 * 2)
+        self.assertAlmostEqual((moved + 2 * sum(sizes) * 256) / 1e-3 / 1e9, result["gb_per_s"])
+
+        skewed, = self.run_fake(*words, "--skew", "zipf", "--json").json["results"]
+        self.assertEqual((6 * 64, 1, "zipf"), (sum(skewed["group_sizes"]),
+                                               skewed["group_sizes"].count(0), skewed["skew"]))
+        other, = self.run_fake(*words, "--seed", 2, "--json").json["results"]
+        self.assertNotEqual(sizes, other["group_sizes"])
+        masked, = self.run_fake("--layout", "grouped_masked", "--groups", 6, "--max-m", 100,
+                                *PROBLEM, "--json").json["results"]
+        self.assertEqual((100, sizes), (masked["launch_m"], masked["group_sizes"]))
+        k_groups, = self.run_fake("--layout", "grouped_k", "--groups", 6, *PROBLEM,
+                                  "--json").json["results"]
+        self.assertEqual(sum(k_groups["group_sizes"]), k_groups["launch_k"])
+        self.assertTrue(all(size in (256, 384) for size in k_groups["group_sizes"]))
 
     def test_a_shapes_file_is_one_table(self):
         shapes = self.shapes({"name": "first", "n": 256, "k": 256, "m": [1, 64]},
-                             {"name": "second", "n": 512, "k": 256, "m": [3]})
+                             {"name": "second", "n": 512, "k": 256, "m": [3]},
+                             {"name": "third", "n": 512, "k": 256, "m": [3, 70], "groups": 5,
+                              "layout": "grouped_masked"})
         lines = self.run_fake("--shapes", shapes, "--repeat", 1).out.splitlines()
         self.assertRegex(lines[0], r"^Fake H200, 132 SMs; peak ")
         self.assertEqual(
-            [["first", "-", "1", "256"], ["first", "-", "64", "256"], ["second", "-", "3", "512"]],
+            [["first", "-", "1", "256"], ["first", "-", "64", "256"], ["second", "-", "3", "512"],
+             ["third", "5", "3", "512"], ["third", "5", "70", "512"]],
             [line.split()[:4] for line in lines[2:]])
 
     def test_a_bad_problem_of_a_file_is_reported_and_the_rest_is_run(self):
@@ -77,6 +126,11 @@ class OverTheFakeDriver(CliCase):
             result = self.run_fake("--m", m, "--n", n, "--k", k, "--repeat", 1, expect=FAILURE)
             self.assertIn("the operands take", result.err)
             self.assertIn("128.0 GiB", result.err)
+        for layout, m in (("grouped_contiguous", 2**20), ("grouped_masked", 2**29), ("grouped_k",
+                                                                                     2**30)):
+            result = self.run_fake("--layout", layout, "--groups", 1024, "--m", m, "--n",
+                                   2**31 - 512, "--k", 2**20, "--repeat", 1, expect=FAILURE)
+            self.assertIn("or fewer groups", result.err)
 
     def test_a_miss_where_compiling_is_not_allowed_is_4(self):
         result = self.run_fake(*PROBLEM, "--json", KILN_NO_COMPILE="1", expect=MISS)
@@ -110,6 +164,18 @@ class OnTheGpu(CliCase):
                 self.assertTrue(result["check"]["passed"], result)
                 self.assertTrue(1 <= result["roofline_percent"] <= 105, result)
                 self.assertLessEqual(result["best_us"], result["us"])
+
+    def test_every_layout_and_form_of_groups_passes_the_check(self):
+        for flags in (*GROUPED, *WEIGHT_GRADIENTS):
+            for m, skew in ((1, "uniform"), (100, "uniform"), (100, "zipf"), (1000, "uniform")):
+                words = flags if "--layout" not in flags else (*flags, "--skew", skew)
+                if m == 1000 and "--max-m" in words:
+                    words = tuple(2048 if word == 1000 else word for word in words)
+                result = self.kiln("run", "--m", m, "--n", 4104, "--k", 1040, *words, "--check",
+                                   "--repeat", 2, "--json", "--cache", self.cache,
+                                   expect=OK).json["results"][0]
+                self.assertTrue(result["check"]["passed"], result)
+                self.assertEqual(0, result["check"]["stray_rows"])
 
     def test_the_same_seed_gives_the_same_difference_and_another_gives_another(self):
 

@@ -1,4 +1,6 @@
 // What `kiln run` makes of a problem: sizes of groups, and where each group's operands lie.
+#include "tools/workload.h"
+
 #include <algorithm>
 #include <numeric>
 #include <string>
@@ -7,7 +9,6 @@
 #include "jit/error.h"
 #include "tests/support/catch.h"
 #include "tools/shapes.h"
-#include "tools/workload.h"
 
 using namespace kiln;
 using namespace kiln::tools;
