@@ -13,19 +13,20 @@ KEYS = {
 }
 GROUPED_KEYS = {"skew", "group_sizes", "launch_m", "launch_k"}
 
-# Every layout, form and scaling of the groups; each with n = k = 256 and 6 groups.
-GROUPED = [("--groups", 6, *words) for words in (
-    ("--layout", "grouped_contiguous"),
-    ("--layout", "grouped_contiguous", "--alignment", 1, "--sfa", "m"),
-    ("--layout", "grouped_contiguous", "--alignment", 64, "--group-form", "labels"),
-    ("--layout", "grouped_contiguous", "--accumulate"),
-    ("--layout", "grouped_masked"),
-    ("--layout", "grouped_masked", "--max-m", 1000, "--sfa", "m", "--out", "f32", "--accumulate"),
-    ("--layout", "grouped_k", "--out", "f32", "--accumulate"),
-    ("--layout", "grouped_k", "--group-form", "packed"),
-)]
-WEIGHT_GRADIENTS = [("--scaling", "1d1d", *words)
-                    for words in ((), ("--accumulate",), ("--out", "f32", "--accumulate"))]
+# Every layout, form of groups and scaling that is not plain dense, as problems of a shapes file.
+GROUPED = [{"name": f"p{index}", "groups": 6, **fields} for index, fields in enumerate((
+    {"layout": "grouped_contiguous"},
+    {"layout": "grouped_contiguous", "alignment": 1, "sfa": "m"},
+    {"layout": "grouped_contiguous", "alignment": 64, "group_form": "labels"},
+    {"layout": "grouped_contiguous", "accumulate": True},
+    {"layout": "grouped_masked"},
+    {"layout": "grouped_masked", "sfa": "m", "out": "f32", "accumulate": True},
+    {"layout": "grouped_k", "out": "f32", "accumulate": True},
+    {"layout": "grouped_k", "group_form": "packed"},
+    {"scaling": "1d1d", "groups": 1},
+    {"scaling": "1d1d", "groups": 1, "accumulate": True},
+    {"scaling": "1d1d", "groups": 1, "out": "f32", "accumulate": True},
+))]
 
 
 class OverTheFakeDriver(CliCase):
@@ -68,9 +69,12 @@ class OverTheFakeDriver(CliCase):
             "128x64/2x1/s4/c1x1/r8",
             self.run_fake(*PROBLEM, "--tile", "128x64/2x1/s4", "--json").json["results"][0]["tile"])
         self.run_fake("--m", 0, "--n", 256, "--k", 256, "--repeat", 1, "--check")
-        for flags in (*(words + ("--skew", "zipf") for words in GROUPED), *WEIGHT_GRADIENTS):
-            result = self.run_fake(*PROBLEM, *flags, "--json").json["results"][0]
-            self.assertEqual("", result["error"], flags)
+
+    def test_every_layout_and_form_of_groups_is_launched(self):
+        shapes = self.shapes(*({"n": 256, "k": 256, "m": [0, 100], **p} for p in GROUPED))
+        results = self.run_fake("--shapes", shapes, "--skew", "zipf", "--repeat", 1,
+                                "--json").json["results"]
+        self.assertEqual([""] * 2 * len(GROUPED), [result["error"] for result in results])
 
     def test_the_document_of_a_grouped_problem_says_what_was_drawn(self):
         words = ("--layout", "grouped_contiguous", "--groups", 6, "--alignment", 64, *PROBLEM)
@@ -166,14 +170,13 @@ class OnTheGpu(CliCase):
                 self.assertLessEqual(result["best_us"], result["us"])
 
     def test_every_layout_and_form_of_groups_passes_the_check(self):
-        for flags in (*GROUPED, *WEIGHT_GRADIENTS):
-            for m, skew in ((1, "uniform"), (100, "uniform"), (100, "zipf"), (1000, "uniform")):
-                words = flags if "--layout" not in flags else (*flags, "--skew", skew)
-                if m == 1000 and "--max-m" in words:
-                    words = tuple(2048 if word == 1000 else word for word in words)
-                result = self.kiln("run", "--m", m, "--n", 4104, "--k", 1040, *words, "--check",
-                                   "--repeat", 2, "--json", "--cache", self.cache,
-                                   expect=OK).json["results"][0]
+        shapes = self.shapes(*({"n": 4104, "k": 1040, "m": [1, 100, 1000], **p} for p in GROUPED))
+        groups = ("--layout", "grouped_masked", "--groups", 6, "--max-m", 4096)
+        for words in (("--shapes", shapes), ("--shapes", shapes, "--skew", "zipf"),
+                      (*groups, "--m", 100, "--n", 4104, "--k", 1040)):
+            document = self.kiln("run", *words, "--check", "--repeat", 2, "--json", "--cache",
+                                 self.cache, expect=OK).json
+            for result in document["results"]:
                 self.assertTrue(result["check"]["passed"], result)
                 self.assertEqual(0, result["check"]["stray_rows"])
 
