@@ -176,8 +176,9 @@ void Plan::launch(const kiln_operands& o, CUstream stream) const {
   kernel.launch(ctas, &params, stream, launch_options(o));
 }
 
-// On its own, so that no other launch pays for 26 KiB of stack. What lies behind the groups of the
-// last launch is never read and stays as it was.
+// On its own, so that no other launch pays for 26 KiB of stack. The parameters behind the last
+// group are never read and stay as they were. Once the first launch is enqueued no map can be
+// refused any more: the others differ in address and K alone, and those obey the driver's rules.
 [[gnu::noinline]] void Plan::launch_packed(const GemmCall& call, const Slot& slot,
                                            const LoadedKernel& kernel, CUstream stream) const {
   const kiln_operands& o = call.operands;
