@@ -175,9 +175,14 @@ class Embedding(ScratchCase):
         self.assertEqual(1, len(files))
         command = f"PKG_CONFIG_PATH={files[0].parent} pkg-config --cflags --libs kiln"
         flags = self.succeed("bash", "-c", command).split()
-        self.succeed("cc", "-std=c11", "-pedantic", "-Wall", "-Wextra", "-Werror", str(self.example / "example.c"),
-                     "-o", "example-pc", *flags)
+        strict = ["cc", "-std=c11", "-pedantic", "-Wall", "-Wextra", "-Werror"]
+        self.succeed(*strict, str(self.example / "example.c"), "-o", "example-pc", *flags)
         self.assert_runs(self.scratch / "example-pc")
+        # The other C files of the README are parts of programs.
+        others = [str(path) for path in self.example.glob("*.c") if path.name != "example.c"]
+        self.assertTrue(others)
+        for path in others:
+            self.succeed(*strict, "-c", path, "-o", "part.o", *flags)
 
 
 class Checks(unittest.TestCase):
