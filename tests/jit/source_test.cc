@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "jit/error.h"
+#include "templates/params.cuh"
 #include "tests/support/catch.h"
 
 using namespace kiln;
@@ -16,6 +17,28 @@ namespace {
 
 GemmSpec gemm() {
   return {.problem = {.n = 7168, .k = 2048}, .tile = {128, 128, 2, 1, 4, 1, 1, 8}};
+}
+
+GemmSpec row_groups(Layout layout) {
+  GemmSpec spec = gemm();
+  spec.problem.layout = layout;
+  spec.problem.group_form = default_group_form(layout);
+  spec.problem.groups = 8;
+  spec.problem.alignment = layout == Layout::kGroupedContiguous ? 128 : 0;
+  return spec;
+}
+
+GemmSpec weight_gradient(Layout layout) {
+  return {.problem = {.layout = layout,
+                      .scaling = Scaling::k1d1d,
+                      .n = 7168,
+                      .k = 4096,
+                      .out = OutputType::kF32,
+                      .sfa_major = ScaleMajor::kM,
+                      .accumulate = true,
+                      .group_form = default_group_form(layout),
+                      .groups = layout == Layout::kDense ? 1 : 8},
+          .tile = {128, 112, 2, 1, 4, 1, 1, 8}};
 }
 
 std::string read_file(const std::string& path) {
@@ -31,6 +54,9 @@ TEST_CASE("a rendered program is the golden file, byte for byte", "[source]") {
   // KILN_UPDATE_GOLDEN=1 rewrites the files after a wanted change; the diff is then reviewed.
   const std::vector<std::pair<std::string, KernelSpec>> cases{
       {"gemm_dense.cu", {gemm(), {}}},
+      {"gemm_contiguous.cu", {row_groups(Layout::kGroupedContiguous), {}}},
+      {"gemm_masked.cu", {row_groups(Layout::kGroupedMasked), {}}},
+      {"gemm_grouped_k.cu", {weight_gradient(Layout::kGroupedK), {}}},
       {"quantize_rows.cu", {QuantizeSpec{}, {}}},
       {"quantize_blocks.cu", {QuantizeSpec{.granularity = ScaleGranularity::k128x128}, {}}},
   };
@@ -84,6 +110,50 @@ TEST_CASE("every field of a GEMM's spec changes the rendered program and the ent
   }
 }
 
+TEST_CASE("every layout and form of groups is a program of its own", "[source]") {
+  std::vector<GemmSpec> specs{gemm(),
+                              row_groups(Layout::kGroupedContiguous),
+                              row_groups(Layout::kGroupedContiguous),
+                              row_groups(Layout::kGroupedMasked),
+                              row_groups(Layout::kGroupedMasked),
+                              weight_gradient(Layout::kDense),
+                              weight_gradient(Layout::kGroupedK),
+                              weight_gradient(Layout::kGroupedK)};
+  specs[2].problem.group_form = GroupForm::kLabels;
+  specs[4].problem.groups = 65;  // a larger table
+  specs[7].problem.group_form = GroupForm::kPacked;
+  std::set<std::string> texts, names;
+  for (const GemmSpec& spec : specs) {
+    const Source source = render({spec, {}});
+    CHECK(texts.insert(source.text).second);
+    CHECK(names.insert(source.entry).second);
+    CHECK(source.entry.find(name(spec.problem.layout)) != std::string::npos);
+    const bool packed = spec.problem.group_form == GroupForm::kPacked;
+    CHECK(source.launch.param_bytes ==
+          static_cast<int>(packed ? sizeof(device::PackedGemmParams) : sizeof(device::GemmParams)));
+  }
+}
+
+TEST_CASE("what a kernel takes at run time does not change its program", "[source]") {
+  for (const GemmSpec& spec :
+       {row_groups(Layout::kGroupedContiguous), row_groups(Layout::kGroupedMasked),
+        weight_gradient(Layout::kDense), weight_gradient(Layout::kGroupedK)}) {
+    GemmSpec other = spec;
+    if (is_grouped(other.problem)) other.problem.groups = 3;
+    if (other.problem.alignment != 0) other.problem.alignment = 1;
+    if (other.problem.scaling == Scaling::k1d1d) other.problem.k = 16;
+    other.problem = canonical(other.problem);
+    GemmSpec first = spec;
+    first.problem = canonical(spec.problem);
+    CHECK(render({first, {}}).text == render({other, {}}).text);
+  }
+}
+
+TEST_CASE("the parameters of every kernel are within what the driver takes", "[source]") {
+  CHECK(sizeof(device::GemmParams) % 64 == 0);
+  CHECK(sizeof(device::PackedGemmParams) <= 32'764);
+}
+
 TEST_CASE("every field of a cast changes the rendered program and the entry's name", "[source]") {
   std::set<std::string> texts, names;
   int count = 0;
@@ -120,7 +190,7 @@ TEST_CASE("the launch shape follows from the tile", "[source]") {
   CHECK(launch.threads == 384);
   CHECK(launch.cluster == 2);
   CHECK(launch.dynamic_smem_bytes == smem_bytes(spec.tile, spec.problem));
-  CHECK(launch.param_bytes == 576);
+  CHECK(launch.param_bytes == sizeof(device::GemmParams));
 }
 
 TEST_CASE("illegal specs are not rendered", "[source]") {

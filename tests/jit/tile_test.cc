@@ -18,6 +18,34 @@ Problem problem(std::int64_t n, std::int64_t k, OutputType out = OutputType::kBf
   return {.n = n, .k = k, .out = out};
 }
 
+// A problem of each layout and scaling, with both outputs and both kinds of row scales.
+std::vector<Problem> all_kinds() {
+  std::vector<Problem> kinds;
+  for (const Layout layout :
+       {Layout::kDense, Layout::kGroupedContiguous, Layout::kGroupedMasked, Layout::kGroupedK}) {
+    for (const Scaling scaling : {Scaling::k1d2d, Scaling::k1d1d}) {
+      if (layout != Layout::kDense && (scaling == Scaling::k1d1d) != (layout == Layout::kGroupedK))
+        continue;
+      for (const OutputType out : {OutputType::kBf16, OutputType::kF32}) {
+        for (const ScaleMajor major : {ScaleMajor::kRow, ScaleMajor::kM}) {
+          if (scaling == Scaling::k1d1d && major == ScaleMajor::kRow) continue;
+          kinds.push_back({.layout = layout,
+                           .scaling = scaling,
+                           .n = 7168,
+                           .k = 2048,
+                           .out = out,
+                           .sfa_major = major,
+                           .accumulate = out == OutputType::kF32,
+                           .group_form = default_group_form(layout),
+                           .groups = layout == Layout::kDense ? 1 : 300,
+                           .alignment = layout == Layout::kGroupedContiguous ? 1 : 0});
+        }
+      }
+    }
+  }
+  return kinds;
+}
+
 bool contains(const std::string& text, const char* part) {
   return text.find(part) != std::string::npos;
 }
@@ -62,11 +90,12 @@ TEST_CASE("every rule of a tile is enforced and named", "[tile]") {
                  "1 to 4"));
 }
 
-TEST_CASE("the menu holds only legal tiles, each once, for every output type", "[tile]") {
-  for (const OutputType out : {OutputType::kBf16, OutputType::kF32}) {
-    const Problem p = problem(2112, 7168, out);
+TEST_CASE("the menu holds only legal tiles, each once, for every layout", "[tile]") {
+  for (const Problem& p : all_kinds()) {
+    INFO(describe(p));
+    validate(p);
     const std::vector<Tile> menu = legal_tiles(p);
-    CHECK(menu.size() > 50);
+    CHECK(menu.size() > 20);
     CHECK(std::set<Tile>(menu.begin(), menu.end()).size() == menu.size());
     for (const Tile& tile : menu) {
       CHECK(complaint(tile, p).empty());
@@ -79,10 +108,13 @@ TEST_CASE("the menu holds only legal tiles, each once, for every output type", "
 TEST_CASE("a plan covers every M without gaps, with legal tiles that differ from their neighbours",
           "[tile]") {
   std::mt19937 random(7);
-  for (int round = 0; round < 60; ++round) {
-    Problem p = problem(8 * (1 + random() % 5000), 16 * (1 + random() % 2000),
-                        random() % 2 ? OutputType::kBf16 : OutputType::kF32);
-    p.accumulate = p.out == OutputType::kF32 && random() % 2;
+  const std::vector<Problem> kinds = all_kinds();
+  for (std::size_t round = 0; round < 60; ++round) {
+    Problem p = kinds[round % kinds.size()];
+    p.n = 8 * (1 + random() % 5000);
+    p.k = 16 * (1 + random() % 2000);
+    if (is_grouped(p)) p.groups = static_cast<std::int32_t>(1 + random() % 1024);
+    INFO(describe(p));
     const Machine machine{static_cast<std::int32_t>(1 + random() % 144)};
     const std::vector<TileInterval> plan = plan_tiles(p, machine);
     REQUIRE_FALSE(plan.empty());
@@ -97,6 +129,25 @@ TEST_CASE("a plan covers every M without gaps, with legal tiles that differ from
     }
     CHECK(plan == plan_tiles(p, machine));
   }
+}
+
+TEST_CASE("a tile that is legal for a problem is legal for its canonical form, at the same bytes",
+          "[tile]") {
+  for (const Problem& p : all_kinds()) {
+    for (const Tile& tile : legal_tiles(p)) {
+      CHECK(is_legal(tile, canonical(p)));
+      CHECK(smem_bytes(tile, p) == smem_bytes(tile, canonical(p)));
+    }
+  }
+}
+
+TEST_CASE("masked groups of few rows get short tiles, of many rows tall ones", "[tile]") {
+  Problem p = problem(4096, 7168);
+  p.layout = Layout::kGroupedMasked;
+  p.group_form = GroupForm::kRows;
+  p.groups = 32;
+  CHECK(choose_tile(p, 20, {}).block_m == 64);
+  CHECK(choose_tile(p, 4096, {}).block_m >= 128);
 }
 
 TEST_CASE("small M gets short tiles, large M tall ones", "[tile]") {
@@ -121,32 +172,38 @@ TEST_CASE("a tile's text form is read back, trailing parts may be left out", "[t
 
 TEST_CASE("the regions of shared memory are aligned, in order and within the launch's bytes",
           "[tile]") {
-  for (const auto& [out, major] : {std::pair{OutputType::kBf16, ScaleMajor::kRow},
-                                   {OutputType::kBf16, ScaleMajor::kM},
-                                   {OutputType::kF32, ScaleMajor::kRow}}) {
-    Problem p = problem(7168, 2048, out);
-    p.sfa_major = major;
-    const auto u = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
+  const auto u = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
+  for (const Problem& p : all_kinds()) {
+    const bool row_major = p.sfa_major == ScaleMajor::kRow, columns = p.scaling == Scaling::k1d1d;
+    const std::uint32_t capacity = has_row_groups(p) ? u(group_capacity(p)) : 0;
     for (const Tile& t : legal_tiles(p)) {
-      const auto l = device::smem_layout(
-          {u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.stages),
-           u(out == OutputType::kBf16 ? 2 : 4), p.sfa_major == ScaleMajor::kRow});
-      const std::uint32_t warps = u(t.warpgroups_m * t.warpgroups_n * 4);
+      INFO(describe(p) << " " << describe(t));
+      const auto l = device::smem_layout({u(t.block_m), u(t.block_n), u(t.warpgroups_m),
+                                          u(t.warpgroups_n), u(t.stages), u(t.cluster_n),
+                                          static_cast<std::uint32_t>(element_bytes(p.out)),
+                                          row_major, columns, capacity});
+      const std::uint32_t warps = u(t.warpgroups_m * t.warpgroups_n * 4), stages = u(t.stages);
       CHECK(l.a % 1024 == 0);
-      CHECK(l.b == l.a + u(t.stages) * l.a_stage_bytes);
+      CHECK(l.b == l.a + stages * l.a_stage_bytes);
       CHECK(l.b % 1024 == 0);
       CHECK(l.b_stage_bytes % 1024 == 0);
-      CHECK(l.d == l.b + u(t.stages) * l.b_stage_bytes);
+      CHECK(l.d == l.b + stages * l.b_stage_bytes);
       CHECK(l.d % 1024 == 0);
       CHECK(l.sfa >= l.d + warps * l.d_slots * device::kStoreRows * l.d_chunk_bytes);
       CHECK(l.sfa % 128 == 0);
       CHECK(l.sfa_stage_bytes % 128 == 0);
-      CHECK(l.sfa_rows == l.sfa + u(t.stages) * l.sfa_stage_bytes);
-      CHECK(l.sfb == l.sfa_rows + 2 * l.sfa_group_bytes);
-      CHECK((l.sfa_group_bytes > 0) == (major == ScaleMajor::kRow));
+      CHECK(l.sfb == l.sfa + stages * l.sfa_stage_bytes);
+      CHECK((!columns || (l.sfb % 128 == 0 && l.sfb_stage_bytes % 128 == 0)));
+      CHECK(l.sfb_stage_bytes >= (columns ? u(t.block_n) * 4 : 12));
+      CHECK(l.sfa_rows == l.sfb + stages * l.sfb_stage_bytes);
+      CHECK((l.sfa_group_bytes > 0) == row_major);
+      CHECK(l.site == l.sfa_rows + 2 * l.sfa_group_bytes);
+      CHECK(l.site % 16 == 0);
+      CHECK(l.groups == l.site + stages * device::kSiteBytes);
+      CHECK(l.full >= l.groups + (capacity == 0 ? 0 : (capacity + 1) * device::kGroupBytes));
       CHECK(l.full % 8 == 0);
-      CHECK(l.empty == l.full + u(t.stages) * 8);
-      CHECK(l.c_full == l.empty + u(t.stages) * 8);
+      CHECK(l.empty == l.full + stages * 8);
+      CHECK(l.c_full == l.empty + stages * 8);
       CHECK(l.total == l.c_full + warps * l.d_slots * 8);
       CHECK(l.total == smem_bytes(t, p));
       CHECK(l.d_slots >= 1);

@@ -1,5 +1,10 @@
 #include "base.cuh"
 
+constexpr u32 kLayout = 0;
+constexpr bool kLabels = false;
+constexpr bool kPacked = false;
+constexpr u32 kGroupCapacity = 1;
+constexpr bool kColumnScales = false;
 constexpr u32 kN = 7168;
 constexpr u32 kK = 2048;
 constexpr bool kOutBf16 = true;
@@ -27,9 +32,9 @@ KILN_DEVICE void wgmma(float (&sum)[64], u64 a, u64 b) {
       : "l"(a), "l"(b), "n"(kAdd));
 }
 
-#include "gemm_dense.cuh"
+#include "gemm.cuh"
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 kiln_dense_1d2d_n7168_k2048_e4m3_e4m3_bf16_sfa_row_128x128_wg2x1_s4_c1x1_r8(const __grid_constant__ GemmParams params) {
-  gemm_dense(params);
+  gemm(params);
 }

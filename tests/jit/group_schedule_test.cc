@@ -1,0 +1,315 @@
+// The groups in templates/schedule.cuh, compiled as host C++: for thousands of group shapes, with
+// every tile of the menu, each part of D is visited exactly once, for the right group.
+#include <algorithm>
+#include <climits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "jit/tile.h"
+#include "templates/schedule.cuh"
+#include "tests/support/catch.h"
+
+using namespace kiln;
+using namespace kiln::device;
+
+namespace {
+
+constexpr u32 kWave = 64;  // every tile height is a multiple of it
+
+struct TileShape {
+  u32 block_m, block_n, cluster_m, cluster_n, raster_group;
+  TileSize of_cluster() const { return {block_m * cluster_m, block_n * cluster_n}; }
+};
+
+// Heights, widths and clusters of the menu, each combination once.
+std::vector<TileShape> menu(const jit::Problem& problem) {
+  std::vector<TileShape> shapes;
+  const auto u = [](std::int32_t value) { return static_cast<u32>(value); };
+  for (const jit::Tile& t : jit::legal_tiles(problem))
+    shapes.push_back(
+        {u(t.block_m), u(t.block_n), u(t.cluster_m), u(t.cluster_n), u(t.raster_group)});
+  return shapes;
+}
+
+jit::Problem problem_of(jit::Layout layout, std::int64_t n) {
+  jit::Problem problem;
+  problem.layout = layout;
+  problem.group_form = jit::default_group_form(layout);
+  problem.alignment = layout == jit::Layout::kGroupedContiguous ? 1 : 0;
+  problem.n = n;
+  problem.k = 512;
+  problem.groups = 4;
+  if (layout == jit::Layout::kGroupedK) {
+    problem.scaling = jit::Scaling::k1d1d;
+    problem.sfa_major = jit::ScaleMajor::kM;
+  }
+  return problem;
+}
+
+// The table that each CTA makes for itself, from the same functions.
+struct Table {
+  std::vector<u32> first_tiles, starts, ends;
+  explicit Table(const std::vector<GroupRows>& groups, u32 rows_per_tile) {
+    u32 total = 0;
+    for (const GroupRows& rows : groups) {
+      first_tiles.push_back(total);
+      starts.push_back(rows.start);
+      ends.push_back(rows.end);
+      total += tiles_of(rows, rows_per_tile);
+    }
+    first_tiles.push_back(total);
+  }
+  u32 tile_rows() const { return first_tiles.back(); }
+};
+
+// How often each wave of each group is visited in each column of tiles.
+class Visits {
+ public:
+  Visits(const std::vector<GroupRows>& groups, u32 n, u32 block_n)
+      : groups_(groups), columns_((n + block_n - 1) / block_n), block_n_(block_n) {
+    std::size_t total = 0;
+    for (const GroupRows& rows : groups) {
+      offsets_.push_back(total);
+      total += static_cast<std::size_t>(tiles_of(rows, kWave)) * columns_;
+    }
+    counts_.assign(total, 0);
+  }
+
+  // A CTA's tile whose valid rows are [row, end); empty when it may not be there.
+  std::string visit(u32 group, u32 row, u32 end, u32 column) {
+    if (group >= groups_.size()) return "no such group: " + std::to_string(group);
+    const GroupRows& rows = groups_[group];
+    if (row < rows.start || end > rows.end) return "rows of another group";
+    if ((row - rows.start) % kWave != 0 || column % block_n_ != 0) return "off the grid";
+    for (u32 wave = (row - rows.start) / kWave; row < end; row += kWave, ++wave)
+      ++counts_[offsets_[group] + std::size_t{wave} * columns_ + column / block_n_];
+    return {};
+  }
+  bool all_once() const {
+    return std::all_of(counts_.begin(), counts_.end(), [](std::uint8_t c) { return c == 1; });
+  }
+
+ private:
+  const std::vector<GroupRows>& groups_;
+  u32 columns_, block_n_;
+  std::vector<std::size_t> offsets_;
+  std::vector<std::uint8_t> counts_;
+};
+
+// Runs all clusters one after the other, as the kernel's loops do. Empty when each part of each
+// group was visited once.
+std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const TileShape& shape,
+                           u32 num_clusters) {
+  const TileSize size = shape.of_cluster();
+  const Table table(groups, size.rows);
+  const auto at = [](const std::vector<u32>& values) { return [&](u32 i) { return values[i]; }; };
+  const u32 num_n = (n + size.columns - 1) / size.columns, items = table.tile_rows() * num_n;
+  Visits visits(groups, n, shape.block_n);
+  for (u32 cluster = 0; cluster < num_clusters; ++cluster) {
+    for (u32 item = cluster; item < items; item += num_clusters) {
+      const TileCoord t = tile_at(item, table.tile_rows(), num_n, shape.raster_group);
+      const auto first_tile = at(table.first_tiles), start = at(table.starts), end = at(table.ends);
+      const Site site =
+          row_group_site(first_tile, start, end, static_cast<u32>(groups.size()), t, size);
+      if (site.row >= site.row_end) return "a cluster without rows";
+      if (site.group_tiles != tiles_of(groups[site.group], size.rows)) return "wrong tile count";
+      for (u32 cta = 0; cta < shape.cluster_m * shape.cluster_n; ++cta) {
+        const u32 row = site.row + cta % shape.cluster_m * shape.block_m;
+        const u32 column = site.column + cta / shape.cluster_m * shape.block_n;
+        const u32 row_end = std::min(row + shape.block_m, site.row_end);
+        if (row >= row_end || column >= n) continue;  // beyond D: nothing is stored
+        if (std::string wrong = visits.visit(site.group, row, row_end, column); !wrong.empty())
+          return wrong;
+      }
+    }
+  }
+  return visits.all_once() ? "" : "not every part exactly once";
+}
+
+using Sizes = std::vector<i32>;
+
+// contiguous by ends: the groups' rows as the kernel derives them, and D's height.
+std::vector<GroupRows> rows_by_ends(const Sizes& sizes, u32 alignment, u32 slack) {
+  Sizes ends;
+  i32 end = 0;
+  for (const i32 size : sizes) {
+    const auto unit = static_cast<i32>(alignment);
+    if (size > 0) end = (end + unit - 1) / unit * unit + size;
+    ends.push_back(end);
+  }
+  std::vector<GroupRows> groups;
+  for (std::size_t g = 0; g < ends.size(); ++g)
+    groups.push_back(
+        rows_between(g == 0 ? 0 : ends[g - 1], ends[g], alignment, static_cast<u32>(end) + slack));
+  return groups;
+}
+
+std::vector<GroupRows> rows_by_mask(const Sizes& sizes, u32 m) {
+  std::vector<GroupRows> groups;
+  for (const i32 size : sizes) groups.push_back({0, clamp_to(size, m)});
+  return groups;
+}
+
+// 0, 1, 127, 128 and 129 rows and others, all rows in one group, or none anywhere.
+Sizes random_sizes(std::mt19937& random, std::size_t groups) {
+  constexpr i32 kMenu[] = {0, 0, 1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 256, 257};
+  Sizes sizes(groups, 0);
+  const u32 kind = random() % 8;
+  if (kind == 0) return sizes;
+  if (kind == 1) {
+    sizes[random() % groups] = static_cast<i32>(1 + random() % 5000);
+    return sizes;
+  }
+  for (i32& size : sizes)
+    size = kind == 2 ? static_cast<i32>(random() % 400) : kMenu[random() % std::size(kMenu)];
+  return sizes;
+}
+
+std::size_t random_groups(std::mt19937& random) {
+  return random() % 4 == 0 ? 1 + random() % 512 : 1 + random() % 40;
+}
+
+}  // namespace
+
+TEST_CASE("with every tile of the menu each part of each group is visited exactly once",
+          "[schedule]") {
+  const Sizes shapes[] = {{0, 1, 127, 128, 129, 0}, {0, 0, 0},    {0, 1000, 0, 0},
+                          {1, 1, 1, 1, 1, 1, 1},    {5000, 0, 3}, {64, 192, 256, 320, 384}};
+  for (const u32 n : {8u, 520u, 1032u}) {
+    for (const jit::Layout layout :
+         {jit::Layout::kGroupedContiguous, jit::Layout::kGroupedMasked}) {
+      for (const TileShape& shape : menu(problem_of(layout, n))) {
+        for (const Sizes& sizes : shapes) {
+          const bool masked = layout == jit::Layout::kGroupedMasked;
+          const auto groups = masked ? rows_by_mask(sizes, 5000) : rows_by_ends(sizes, 1, 7);
+          INFO(shape.block_m << "x" << shape.block_n << " c" << shape.cluster_m << "x"
+                             << shape.cluster_n << " n=" << n);
+          REQUIRE(run_row_groups(groups, n, shape, 132 / (shape.cluster_m * shape.cluster_n)) ==
+                  "");
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("thousands of random group shapes are visited exactly once at every alignment",
+          "[schedule]") {
+  std::mt19937 random(11);
+  const auto tiles = menu(problem_of(jit::Layout::kGroupedContiguous, 2112));
+  for (int round = 0; round < 4000; ++round) {
+    const Sizes sizes = random_sizes(random, random_groups(random));
+    const u32 alignment = 1u << random() % 9, n = 8 * (1 + random() % 150);
+    const TileShape& shape = tiles[random() % tiles.size()];
+    INFO("round " << round << " groups " << sizes.size() << " alignment " << alignment);
+    REQUIRE(run_row_groups(rows_by_ends(sizes, alignment, random() % 300), n, shape,
+                           1 + random() % 132) == "");
+    const u32 m = 1 + random() % 6000;
+    REQUIRE(run_row_groups(rows_by_mask(sizes, m), n, shape, 1 + random() % 132) == "");
+  }
+}
+
+TEST_CASE("a group's rows are those that its ends and the alignment say", "[schedule]") {
+  const auto groups = rows_by_ends({0, 1, 127, 0, 128, 129}, 128, 0);
+  const std::vector<std::pair<u32, u32>> expected{{0, 0},     {0, 1},     {128, 255},
+                                                  {256, 255}, {256, 384}, {384, 513}};
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    CHECK(groups[g].start == expected[g].first);
+    CHECK(groups[g].end == expected[g].second);
+  }
+  const auto ragged = rows_by_ends({3, 0, 5}, 1, 0);
+  CHECK(ragged[0].end == 3);
+  CHECK(tiles_of(ragged[1], 64) == 0);
+  CHECK(ragged[2].start == 3);
+  CHECK(ragged[2].end == 8);
+}
+
+TEST_CASE("whatever the ends are, rows stay inside D", "[schedule]") {
+  std::mt19937 random(12);
+  constexpr i32 kWild[] = {INT_MIN, -1, 0, 1, 100, 1 << 20, INT_MAX - 1, INT_MAX};
+  for (int round = 0; round < 20'000; ++round) {
+    const u32 m = random() % 3 == 0 ? 0x7ffffe00u : random() % 2000,
+              alignment = 1u << random() % 11;
+    const GroupRows rows = rows_between(kWild[random() % 8], kWild[random() % 8], alignment, m);
+    REQUIRE(rows.end <= m);
+    REQUIRE(rows.start % alignment == 0);
+    // A start behind the end is an empty group, never a wrapped one.
+    REQUIRE((rows.start < rows.end || tiles_of(rows, 64) == 0));
+  }
+  CHECK(clamp_to(INT_MIN, 5) == 0);
+  CHECK(clamp_to(5, 5) == 5);
+  CHECK(clamp_to(INT_MAX, 5) == 5);
+}
+
+TEST_CASE("the group of a tile row is found among empty groups", "[schedule]") {
+  std::mt19937 random(13);
+  for (int round = 0; round < 2000; ++round) {
+    const Table table(rows_by_ends(random_sizes(random, random_groups(random)), 1, 0), 64);
+    const auto& first = table.first_tiles;
+    const auto at = [&](u32 i) { return first[i]; };
+    for (u32 tile = 0; tile < table.tile_rows(); tile += 1 + random() % 7) {
+      const u32 group = find_group(at, static_cast<u32>(first.size() - 1), tile);
+      REQUIRE(first[group] <= tile);
+      REQUIRE(tile < first[group + 1]);
+    }
+  }
+}
+
+TEST_CASE("every group of K has every tile of its D exactly once, with every tile of the menu",
+          "[schedule]") {
+  std::mt19937 random(14);
+  const auto tiles = menu(problem_of(jit::Layout::kGroupedK, 7168));
+  for (int round = 0; round < 2000; ++round) {
+    const TileShape& shape = tiles[static_cast<std::size_t>(round) % tiles.size()];
+    const TileSize size = shape.of_cluster();
+    const u32 groups = 1 + random() % (round % 10 == 0 ? 512 : 16), m = 1 + random() % 2500,
+              n = 8 * (1 + random() % 300);
+    const u32 num_m = (m + size.rows - 1) / size.rows,
+              num_n = (n + size.columns - 1) / size.columns;
+    std::vector<std::uint8_t> visits(std::size_t{groups} * num_m * num_n, 0);
+    const u32 num_clusters = 1 + random() % 132;
+    for (u32 cluster = 0; cluster < num_clusters; ++cluster) {
+      for (u32 item = cluster; item < groups * num_m * num_n; item += num_clusters) {
+        const GroupTile t = k_group_tile(item, num_m, num_n, shape.raster_group);
+        REQUIRE((t.group < groups && t.tile.m < num_m && t.tile.n < num_n));
+        ++visits[(std::size_t{t.group} * num_m + t.tile.m) * num_n + t.tile.n];
+      }
+    }
+    REQUIRE(std::all_of(visits.begin(), visits.end(), [](std::uint8_t c) { return c == 1; }));
+  }
+}
+
+TEST_CASE("ranges of K follow each other in whole blocks and have every block once", "[schedule]") {
+  std::mt19937 random(15);
+  for (int round = 0; round < 3000; ++round) {
+    const std::size_t groups = random_groups(random);
+    i32 end = 0;
+    u32 next_block = 0;
+    Sizes ends;
+    for (std::size_t g = 0; g < groups; ++g) {
+      if (random() % 4 != 0) end = (end + 127) / 128 * 128 + static_cast<i32>(1 + random() % 600);
+      ends.push_back(end);
+    }
+    const u32 k_blocks = (static_cast<u32>(end) + 127) / 128 + random() % 3;
+    for (std::size_t g = 0; g < groups; ++g) {
+      const i32 before = g == 0 ? 0 : ends[g - 1];
+      const KRange range = k_between(before, ends[g], k_blocks);
+      REQUIRE(range.begin == next_block);
+      REQUIRE((range.blocks == 0) == (ends[g] == before));
+      REQUIRE(range.begin * 128 + range.blocks * 128 >= static_cast<u32>(ends[g]));
+      next_block = range.begin + range.blocks;
+    }
+    REQUIRE(next_block == (static_cast<u32>(end) + 127) / 128);
+  }
+}
+
+TEST_CASE("whatever the ends are, ranges of K stay inside the operands", "[schedule]") {
+  std::mt19937 random(16);
+  constexpr i32 kWild[] = {INT_MIN, -1, 0, 1, 128, 129, 1 << 20, INT_MAX - 1, INT_MAX};
+  for (int round = 0; round < 20'000; ++round) {
+    const u32 k_blocks = random() % 3 == 0 ? 16'777'212u : random() % 100;
+    const KRange range = k_between(kWild[random() % 9], kWild[random() % 9], k_blocks);
+    REQUIRE(range.begin + range.blocks <= std::max(range.begin, k_blocks));
+    REQUIRE(range.begin <= k_blocks);
+  }
+}
