@@ -205,9 +205,10 @@ void GroupedGemm::fill_random() {
     const float spread = static_cast<float>(format_of(type).largest) / 4;
     return [this, spread] { return std::normal_distribution<float>(0, spread)(random_); };
   };
-  fill(values(problem().a), values(problem().b),
-       [this] { return std::uniform_real_distribution<float>(0.001f, 0.02f)(random_); },
-       [this] { return std::normal_distribution<float>()(random_); });
+  fill(
+      values(problem().a), values(problem().b),
+      [this] { return std::uniform_real_distribution<float>(0.001f, 0.02f)(random_); },
+      [this] { return std::normal_distribution<float>()(random_); });
 }
 
 void GroupedGemm::fill(const std::function<float()>& value_a, const std::function<float()>& value_b,
@@ -403,14 +404,15 @@ double GroupedGemm::take_result(std::int64_t row, std::int64_t col) {
 
 std::vector<double> GroupedGemm::products(const Part& part, bool magnitudes) {
   const auto size = [](std::int64_t value) { return static_cast<std::size_t>(value); };
-  const std::size_t rows = size(part.end_row - part.first_row), depth = size(part.k_end - part.k_begin),
-                    n = size(problem().n);
+  const std::size_t rows = size(part.end_row - part.first_row),
+                    depth = size(part.k_end - part.k_begin), n = size(problem().n);
   const std::array<double, 256>&value_a = decoded(problem().a), &value_b = decoded(problem().b);
   std::vector<double> a(depth), b(depth * n), sums(rows * n);
   const auto sign_free = [&](double value) { return magnitudes ? std::fabs(value) : value; };
   for (std::size_t col = 0; col < n; ++col) {
     for (std::size_t i = 0; i < depth; ++i) {
-      const auto c = static_cast<std::int64_t>(col), k = part.k_begin + static_cast<std::int64_t>(i);
+      const auto c = static_cast<std::int64_t>(col),
+                 k = part.k_begin + static_cast<std::int64_t>(i);
       b[i * n + col] = sign_free(value_b[b_at(part, c, k)]) * sfb_at(part, c, k / 128);
     }
   }
@@ -451,9 +453,9 @@ std::string GroupedGemm::defect(int times) {
         yy += y * y;
         xy += x * y;
         if (good || ++wrong > 1) continue;
-        text << "slice " << part.d_slice << " row " << row << " column " << col << " (its part: rows "
-             << part.first_row << ".." << part.end_row << ", K " << part.k_begin << ".."
-             << part.k_end << "): got " << y << ", expected " << x << "; ";
+        text << "slice " << part.d_slice << " row " << row << " column " << col
+             << " (its part: rows " << part.first_row << ".." << part.end_row << ", K "
+             << part.k_begin << ".." << part.k_end << "): got " << y << ", expected " << x << "; ";
       }
     }
   }

@@ -22,7 +22,7 @@ struct GroupedCase {
   // dense, grouped_k: rows of D. grouped_masked: rows of each group's slice. Not used by
   // grouped_contiguous, which has as many rows as its groups and paddings take.
   std::int64_t m = 0;
-  std::int64_t slack = 0;  // contiguous rows, or columns of K, behind the last group
+  std::int64_t slack = 0;               // contiguous rows, or columns of K, behind the last group
   std::vector<std::int32_t> gaps = {};  // labels: paddings before each group, in alignments
   std::vector<std::int32_t> experts = {};
   std::int32_t num_slices = 0;  // of B (grouped_k: of D); 0: one for each group

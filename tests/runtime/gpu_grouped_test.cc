@@ -97,10 +97,10 @@ TEST_CASE("rows of no group become zeros when asked for, by labels and by ends",
       for (const std::int32_t alignment : {1, 64, 256}) {
         jit::Problem problem = contiguous(form, alignment);
         problem.out = f32 ? jit::OutputType::kF32 : jit::OutputType::kBf16;
-        check_exact(
-            gpu, {.problem = problem, .sizes = kRagged, .slack = 300, .zero_padding = true});
-        check_exact(
-            gpu, {.problem = problem, .sizes = {0, 0, 0}, .slack = 300, .zero_padding = true});
+        check_exact(gpu,
+                    {.problem = problem, .sizes = kRagged, .slack = 300, .zero_padding = true});
+        check_exact(gpu,
+                    {.problem = problem, .sizes = {0, 0, 0}, .slack = 300, .zero_padding = true});
       }
     }
   }
@@ -129,9 +129,9 @@ TEST_CASE("masked groups are exact for few rows, all rows and no rows of small a
       check_exact(gpu, {.problem = problem, .sizes = {m, 0, 1, m / 2, 0}, .m = m});
       check_exact(gpu, {.problem = problem, .sizes = {0, 0, 0}, .m = m});
     }
-    check_exact(gpu, {.problem = problem,
-                      .sizes = {0, 333, 1, 127, 128, 129, 0, 192, 193, 256, 257},
-                      .m = 333});
+    check_exact(
+        gpu,
+        {.problem = problem, .sizes = {0, 333, 1, 127, 128, 129, 0, 192, 193, 256, 257}, .m = 333});
     check_exact(gpu, {.problem = problem, .sizes = {64, 65}, .m = 4096});
   }
 }
@@ -139,8 +139,8 @@ TEST_CASE("masked groups are exact for few rows, all rows and no rows of small a
 TEST_CASE("every mix of types, outputs and accumulation is exact with groups of rows", "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   using enum jit::Fp8Type;
-  for (const auto& [a, b] : {std::pair(kE4m3, kE4m3), std::pair(kE5m2, kE4m3),
-                             std::pair(kE4m3, kE5m2)}) {
+  for (const auto& [a, b] :
+       {std::pair(kE4m3, kE4m3), std::pair(kE5m2, kE4m3), std::pair(kE4m3, kE5m2)}) {
     for (const auto out : {jit::OutputType::kBf16, jit::OutputType::kF32}) {
       for (const bool accumulate : {false, true}) {
         for (jit::Problem problem : {contiguous(kEnds, 1), masked()}) {
@@ -176,17 +176,13 @@ TEST_CASE("groups may share slices of B, and slices that no group uses are not l
                         .sizes = sizes,
                         .experts = experts,
                         .num_slices = slices});
-    check_exact(gpu, {.problem = masked(),
-                      .sizes = sizes,
-                      .m = 140,
-                      .experts = experts,
-                      .num_slices = slices});
+    check_exact(
+        gpu,
+        {.problem = masked(), .sizes = sizes, .m = 140, .experts = experts, .num_slices = slices});
   }
-  check_exact(gpu, {.problem = masked(),
-                    .sizes = sizes,
-                    .m = 140,
-                    .experts = {0, 0, 0, 0, 0},
-                    .num_slices = 1});
+  check_exact(
+      gpu,
+      {.problem = masked(), .sizes = sizes, .m = 140, .experts = {0, 0, 0, 0, 0}, .num_slices = 1});
 }
 
 TEST_CASE("groups of rows are exact on any number of SMs", "[gpu]") {
@@ -201,9 +197,8 @@ TEST_CASE("random values with groups of rows stay close to a reference in double
           "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   for (const auto major : {jit::ScaleMajor::kRow, jit::ScaleMajor::kM}) {
-    for (jit::Problem problem :
-         {contiguous(kLabels, 128, 392, 1424), contiguous(kEnds, 1, 392, 1424),
-          masked(392, 1424)}) {
+    for (jit::Problem problem : {contiguous(kLabels, 128, 392, 1424),
+                                 contiguous(kEnds, 1, 392, 1424), masked(392, 1424)}) {
       problem.sfa_major = major;
       check_random(gpu, {.problem = problem, .sizes = {33, 0, 128, 130, 1}, .m = 130});
       problem.out = jit::OutputType::kF32;
@@ -249,9 +244,8 @@ TEST_CASE("labels, ends, rows and experts out of range never write outside D", "
     return pick < kWild.size() ? kWild[pick]
                                : static_cast<std::int32_t>(random() % (2u * around)) - 2;
   };
-  for (const jit::Problem& problem :
-       {contiguous(kLabels, 1), contiguous(kLabels, 128), contiguous(kEnds, 1),
-        contiguous(kEnds, 128), masked()}) {
+  for (const jit::Problem& problem : {contiguous(kLabels, 1), contiguous(kLabels, 128),
+                                      contiguous(kEnds, 1), contiguous(kEnds, 128), masked()}) {
     const GroupedCase test{.problem = problem,
                            .sizes = {100, 30, 0, 65},
                            .m = 110,
@@ -296,14 +290,14 @@ TEST_CASE("with KILN_CHECK_ON a broken contract is named with index and value, a
     std::int32_t value;
   };
   const std::vector<Violation> violations{
-      {contiguous(kLabels, 1), false, 101, 77'001},   // out of range
-      {contiguous(kLabels, 1), false, 131, 0},        // not sorted
-      {contiguous(kLabels, 128), false, 101, 3},      // begins at row 101
-      {contiguous(kEnds, 1), false, 1, 57},           // decreases
-      {contiguous(kEnds, 1), false, 3, 77'001},       // beyond m
-      {masked(), false, 2, 77'001},                   // beyond m
-      {masked(), false, 1, -57},                      // negative
-      {contiguous(kEnds, 1), true, 2, 77'001},        // no such slice
+      {contiguous(kLabels, 1), false, 101, 77'001},  // out of range
+      {contiguous(kLabels, 1), false, 131, 0},       // not sorted
+      {contiguous(kLabels, 128), false, 101, 3},     // begins at row 101
+      {contiguous(kEnds, 1), false, 1, 57},          // decreases
+      {contiguous(kEnds, 1), false, 3, 77'001},      // beyond m
+      {masked(), false, 2, 77'001},                  // beyond m
+      {masked(), false, 1, -57},                     // negative
+      {contiguous(kEnds, 1), true, 2, 77'001},       // no such slice
       {masked(), true, 3, -57},
   };
   for (const Violation& v : violations) {

@@ -32,8 +32,7 @@ jit::Problem masked(std::int64_t n, std::int64_t k) {
 }
 
 jit::Problem grouped_k(std::int64_t n) {
-  jit::Problem problem =
-      row_groups(jit::Layout::kGroupedK, jit::GroupForm::kEnds, 0, n, 256);
+  jit::Problem problem = row_groups(jit::Layout::kGroupedK, jit::GroupForm::kEnds, 0, n, 256);
   problem.scaling = jit::Scaling::k1d1d;
   problem.sfa_major = jit::ScaleMajor::kM;
   problem.out = jit::OutputType::kF32;
@@ -126,8 +125,8 @@ void check_same_bits(Gpu& gpu, const GroupedCase& test, int runs) {
 
 // Many tiles each, so that every SM has several and groups meet on them.
 void check_repeats(Gpu& gpu, int runs) {
-  check_same_bits(gpu,
-                  {.problem = contiguous(1032, 912), .sizes = {1, 0, 129, 300, 127, 64, 65}}, runs);
+  check_same_bits(gpu, {.problem = contiguous(1032, 912), .sizes = {1, 0, 129, 300, 127, 64, 65}},
+                  runs);
   check_same_bits(
       gpu, {.problem = masked(1032, 912), .sizes = {1, 0, 129, 200, 127, 64, 65}, .m = 200}, runs);
   check_same_bits(gpu, {.problem = grouped_k(520), .sizes = {128, 0, 512, 256, 128}, .m = 392},
@@ -139,20 +138,15 @@ void check_repeats(Gpu& gpu, int runs) {
 TEST_CASE("a captured grouped launch follows group sizes that change between 1,000 replays",
           "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
-  check_replays(gpu,
-                {.problem = contiguous(136, 272),
-                 .sizes = {100, 100, 100, 100, 100},
-                 .fill_all = true},
-                1, 100);
   check_replays(
-      gpu,
-      {.problem = masked(136, 272), .sizes = {0, 0, 0, 0, 0}, .m = 140, .fill_all = true}, 1, 140);
+      gpu, {.problem = contiguous(136, 272), .sizes = {100, 100, 100, 100, 100}, .fill_all = true},
+      1, 100);
   check_replays(gpu,
-                {.problem = grouped_k(136),
-                 .sizes = {256, 256, 256, 256},
-                 .m = 72,
-                 .fill_all = true},
-                128, 256);
+                {.problem = masked(136, 272), .sizes = {0, 0, 0, 0, 0}, .m = 140, .fill_all = true},
+                1, 140);
+  check_replays(
+      gpu, {.problem = grouped_k(136), .sizes = {256, 256, 256, 256}, .m = 72, .fill_all = true},
+      128, 256);
 }
 
 TEST_CASE("grouped launches give the same bits on each of 100 runs and on any number of SMs",

@@ -57,8 +57,8 @@ TEST_CASE("dense 1d1d is exact for every M around the tile edges and any K", "[g
 TEST_CASE("dense 1d1d is exact for every mix of types, outputs and accumulation", "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   using enum jit::Fp8Type;
-  for (const auto& [a, b] : {std::pair(kE4m3, kE4m3), std::pair(kE5m2, kE4m3),
-                             std::pair(kE4m3, kE5m2)}) {
+  for (const auto& [a, b] :
+       {std::pair(kE4m3, kE4m3), std::pair(kE5m2, kE4m3), std::pair(kE4m3, kE5m2)}) {
     for (const auto out : {kBf16, kF32}) {
       for (const bool accumulate : {false, true}) {
         jit::Problem problem = dense_1d1d(264, accumulate, out);
@@ -114,17 +114,15 @@ TEST_CASE("weight gradients of real layers are exact", "[gpu]") {
     Sizes sizes;
   };
   const std::vector<Layer> layers{
-      {64, 768, {256, 128}},
-      {768, 1536, {128, 256}},
-      {192, 3072, {128, 256}},
-      {768, 2048, {128, 128, 256, 256, 128, 256, 256, 256}},
+      {64, 768, {256, 128}},    {768, 1536, {128, 256}},
+      {192, 3072, {128, 256}},  {768, 2048, {128, 128, 256, 256, 128, 256, 256, 256}},
       {1408, 1408, {384, 256}},
   };
   for (const Layer& layer : layers)
     for (const auto form : {kEnds, kPacked})
-      check_exact(gpu, {.problem = grouped_k(form, layer.n, form == kEnds),
-                        .sizes = layer.sizes,
-                        .m = layer.m});
+      check_exact(
+          gpu,
+          {.problem = grouped_k(form, layer.n, form == kEnds), .sizes = layer.sizes, .m = layer.m});
 }
 
 TEST_CASE("ends and packed operands of the same values give the same bits", "[gpu]") {
@@ -132,9 +130,9 @@ TEST_CASE("ends and packed operands of the same values give the same bits", "[gp
   for (const bool accumulate : {false, true}) {
     std::vector<std::vector<std::byte>> results;
     for (const auto form : {kEnds, kPacked}) {
-      GroupedGemm gemm(gpu, {.problem = grouped_k(form, 392, accumulate),
-                             .sizes = {384, 0, 128, 1280, 0},
-                             .m = 300});
+      GroupedGemm gemm(
+          gpu,
+          {.problem = grouped_k(form, 392, accumulate), .sizes = {384, 0, 128, 1280, 0}, .m = 300});
       gemm.fill_random();
       gemm.upload();
       gemm.launch();
@@ -187,8 +185,8 @@ TEST_CASE("weight gradients are exact on any number of SMs", "[gpu]") {
   for (const std::int32_t num_sms : {8, 9, 64}) {
     check_exact(gpu, {.problem = dense_1d1d(1000, true), .sizes = {400}, .m = 500}, num_sms);
     for (const auto form : {kEnds, kPacked})
-      check_exact(
-          gpu, {.problem = grouped_k(form, 520, true), .sizes = {128, 0, 256}, .m = 500}, num_sms);
+      check_exact(gpu, {.problem = grouped_k(form, 520, true), .sizes = {128, 0, 256}, .m = 500},
+                  num_sms);
   }
 }
 
@@ -218,7 +216,8 @@ TEST_CASE("every tile of the menu is exact for weight gradients", "[.][all-tiles
 
 TEST_CASE("ends in K and experts out of range never write outside D", "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
-  constexpr std::array<std::int32_t, 8> kWild{INT_MIN, -5, 0, 1, 129, 1 << 20, INT_MAX - 1, INT_MAX};
+  constexpr std::array<std::int32_t, 8> kWild{INT_MIN, -5,      0,           1,
+                                              129,     1 << 20, INT_MAX - 1, INT_MAX};
   std::mt19937_64 random(4);
   for (const bool accumulate : {false, true}) {
     const GroupedCase test{.problem = grouped_k(kEnds, 136, accumulate),
