@@ -27,8 +27,8 @@ void check_first_row(std::int64_t row, std::int32_t label, std::int32_t alignmen
   if (row % alignment == 0) return;
   fail(
       fmt::format("grouping[{}] must not begin group {} here (groups begin at multiples of the "
-                  "plan's alignment, "
-                  "{}), got {}: pad with -1 up to row {}, or create the plan with alignment 1",
+                  "plan's alignment, {}), got {}: pad with -1 up to row {}, or create the plan "
+                  "with alignment 1",
                   row, label, alignment, label, round_up(row, alignment)));
 }
 

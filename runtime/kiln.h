@@ -149,8 +149,8 @@ enum {
 /* With KILN_CHECK_ON each launch of a grouped layout first waits for its stream, reads the group
  * sizes and the expert map back and checks them: labels sorted, in range and aligned, ends that do
  * not decrease, rows at most m, experts in range. The first violation is
- * KILN_ERROR_INVALID_ARGUMENT with index and value, and nothing is enqueued. During a stream capture
- * there is nothing to read yet: the launch is not checked. */
+ * KILN_ERROR_INVALID_ARGUMENT with index and value, and nothing is enqueued. During a stream
+ * capture there is nothing to read yet: the launch is not checked. */
 enum {
   KILN_CHECK_DEFAULT = 0, /* KILN_CHECK_GROUPS in the environment, else KILN_CHECK_OFF */
   KILN_CHECK_OFF = 1,
@@ -194,7 +194,7 @@ enum {
   KILN_LAYOUT_DENSE = 0,              /* A [m,k], B [n,k], D [m,n] */
   KILN_LAYOUT_GROUPED_CONTIGUOUS = 1, /* A [m,k], B [groups,n,k], D [m,n]; m is all rows together */
   KILN_LAYOUT_GROUPED_MASKED = 2,     /* A [groups,m,k], B [groups,n,k], D [groups,m,n] */
-  KILN_LAYOUT_GROUPED_K = 3           /* A [m,k], B [n,k], D [groups,m,n]; k is all groups together */
+  KILN_LAYOUT_GROUPED_K = 3           /* A [m,k], B [n,k], D [groups,m,n]; k: all groups together */
 };
 enum {
   KILN_SCALING_1D2D = 0, /* A 1x128, B 128x128; dense, grouped_contiguous, grouped_masked */
@@ -256,8 +256,9 @@ KILN_API void kiln_plan_destroy(kiln_plan* plan);
 /* Makes every kernel that an M (grouped_masked: an expected_m) in [m_min, m_max] can need ready:
  * from disk, or compiled; loaded if the engine has a device. 0 and INT64_MAX cover every M. Call it
  * before a capture begins: while the per-thread default stream or a blocking stream of the context
- * is being captured it is KILN_ERROR_CAPTURING. Captures of non-blocking streams cannot be seen from
- * here; they are not disturbed. Errors: NO_COMPILER, COMPILE_FAILED, FROZEN, CAPTURING, DRIVER. */
+ * is being captured it is KILN_ERROR_CAPTURING. Captures of non-blocking streams cannot be seen
+ * from here; they are not disturbed. Errors: NO_COMPILER, COMPILE_FAILED, FROZEN, CAPTURING,
+ * DRIVER. */
 KILN_API kiln_status kiln_plan_prepare(kiln_plan* plan, int64_t m_min, int64_t m_max);
 
 typedef struct kiln_plan_description {
@@ -320,9 +321,9 @@ typedef struct kiln_operands {
   int64_t ldd;        /* >= n, multiple of 8 (BF16) or 4 (F32) */
   int32_t num_sms;    /* use at most so many SMs; 0: all that the engine has */
   uint32_t flags;     /* KILN_LAUNCH_* */
-  int64_t k;          /* 1d1d: K of this launch, 0 or more (grouped_k: columns of A and B, all groups
-                         together; GROUPS_PACKED: the sum of host_group_k). -1: the problem's k
-                         (GROUPS_PACKED: that sum; grouped_k with ends needs a value) */
+  int64_t k;          /* 1d1d: K of this launch, 0 or more (grouped_k: columns of A and B, all
+                         groups together; GROUPS_PACKED: the sum of host_group_k). -1: the
+                         problem's k (GROUPS_PACKED: that sum; grouped_k with ends needs a value) */
   const int32_t* grouping;   /* int32[m] labels, or int32[groups] ends or rows; 4-byte aligned */
   const int32_t* expert_map; /* NULL, or int32[groups]: which slice of B (grouped_k: of D) group g
                                 uses, 0..num_slices-1. grouped_k: no slice twice */
@@ -350,9 +351,9 @@ enum {
 
 /* Enqueues one kernel (KILN_GROUPS_PACKED: one for every 96 groups). After the kernel is ready: no
  * I/O, no allocation, no lock, no system call of its own; safe inside a capture. Same operands and
- * tile: same bits, always. On a miss it does what the engine's miss policy says; during a capture a
- * miss is always KILN_ERROR_NOT_READY. Fields that the plan's layout does not use keep the values of
- * KILN_OPERANDS_INIT.
+ * tile: same bits, always. On a miss it does what the engine's miss policy says; during a capture
+ * a miss is always KILN_ERROR_NOT_READY. Fields that the plan's layout does not use keep the values
+ * of KILN_OPERANDS_INIT.
  * Errors: INVALID_ARGUMENT (nothing is enqueued), NO_DEVICE, NOT_READY, FROZEN, DRIVER. */
 KILN_API kiln_status kiln_launch(const kiln_plan* plan, const kiln_operands* operands,
                                  kiln_stream stream);
@@ -369,7 +370,7 @@ typedef struct kiln_quantize_problem {
   int32_t granularity;  /* KILN_SCALE_1X128 (for A) or KILN_SCALE_128X128 (for B) */
   int32_t scale_major;  /* of the scales; KILN_SCALE_M_MAJOR for 1x128 only */
   int32_t power_of_two; /* 1: scales are rounded up to powers of two */
-  int32_t two_way;      /* 1: also the cast of the transposed matrix, in the same pass (BF16 only) */
+  int32_t two_way;      /* 1: also the cast of the transposed matrix, in one pass (BF16 only) */
 } kiln_quantize_problem;
 #define KILN_QUANTIZE_PROBLEM_INIT {sizeof(kiln_quantize_problem), 1, 2, 0, 0, 0, 0, 0}
 

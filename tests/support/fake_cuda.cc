@@ -301,7 +301,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
   if (state.launch_result != CUDA_SUCCESS) return state.launch_result;
   const std::uint64_t index = state.launches.fetch_add(1, std::memory_order_relaxed);
   static std::atomic_flag recording;
-  if (recording.test_and_set(std::memory_order_acquire)) return CUDA_SUCCESS;  // one record is enough
+  if (recording.test_and_set(std::memory_order_acquire)) return CUDA_SUCCESS;  // one will do
   FakeLaunch& launch = state.last_launch;
   launch.grid_x = config->gridDimX;
   launch.grid_y = config->gridDimY;
