@@ -18,13 +18,13 @@ const Command& command() {
     Command c{"explain", "say which tile a problem gets at some M, and why",
               "--m M --n N --k K [problem flags] --arch sm_90a --sms N [--json]", R"(
 Prints the tile, the plan (every interval of M with its tile: the kernels that "kiln warm" makes)
-and the runners-up. Estimates rank tiles; the absolute time is rough. The M that chooses the tile of a
-grouped_contiguous launch is its number of rows, here of groups that all have the mean size; for
-grouped_masked it is the expected rows of a group.
+and the runners-up. Estimates rank tiles; the absolute time is rough. The M that chooses the tile of
+a grouped_contiguous launch (plan_m) is its number of rows, here of groups that all have the mean
+size; for grouped_masked it is the expected rows of a group.
 
-JSON keys: problem, m, plan_m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes, output_tiles,
-waves, estimate_us, rank, legal_tiles; intervals: [{m_min, m_max, tile, threads, smem_bytes}];
-alternatives: [{tile, estimate_us}], best first.)",
+JSON keys: problem, m, plan_m, arch, num_sms, tile, reason, m_min, m_max, threads, smem_bytes,
+output_tiles, waves, estimate_us, rank, legal_tiles; intervals: [{m_min, m_max, tile, threads,
+smem_bytes}]; alternatives: [{tile, estimate_us}], best first.)",
               problem_flags()};
     for (const Flag& flag : target_flags()) c.flags.push_back(flag);
     c.flags.push_back({"--json", "", "print JSON"});

@@ -6,36 +6,6 @@
 #include "tools/shapes.h"
 
 namespace kiln::tools {
-
-std::vector<Flag> problem_flags() {
-  return {
-      {"--layout", "LAYOUT", "dense (default), grouped_contiguous, grouped_masked or grouped_k"},
-      {"--groups", "G", "number of groups, 1 to 1024; grouped layouts only"},
-      {"--m", "M",
-       "rows of A and D, 0 or more; grouped_contiguous: mean rows of a group; grouped_masked: mean "
-       "valid rows of a group"},
-      {"--n", "N", "rows of B, columns of D; a multiple of 8"},
-      {"--k", "K", "columns of A and B; a multiple of 16; grouped_k: mean K of a group"},
-      {"--group-form", "FORM",
-       "how a launch learns the groups: labels or ends (grouped_contiguous; default ends), rows "
-       "(grouped_masked), ends or packed (grouped_k; default ends)"},
-      {"--alignment", "A",
-       "grouped_contiguous: groups begin at multiples of A rows; a power of two, 1 to 1024 "
-       "(default "
-       "128; 1: no padding)"},
-      {"--scaling", "SCALING",
-       "1d2d: scales of A per 1x128 and of B per 128x128 (default); 1d1d: of both per 1x128 "
-       "(dense; grouped_k always)"},
-      {"--a", "TYPE", "element type of A: e4m3 (default) or e5m2"},
-      {"--b", "TYPE", "element type of B: e4m3 (default) or e5m2"},
-      {"--out", "TYPE", "type of D: bf16 (default) or f32"},
-      {"--accumulate", "", "D += A*B instead of D = A*B"},
-      {"--sfa", "MAJOR", "contiguous index of A's scales: row (default) or m; 1d1d: always m"},
-      {"--tile", "TILE",
-       "this tile instead of the default choice: BMxBN[/WMxWN[/sSTAGES[/cCMxCN[/rRASTER]]]]"},
-  };
-}
-
 namespace {
 
 LayoutFields read_layout_fields(const Args& args, const jit::Problem& problem) {
@@ -60,6 +30,34 @@ LayoutFields read_layout_fields(const Args& args, const jit::Problem& problem) {
 }
 
 }  // namespace
+
+std::vector<Flag> problem_flags() {
+  return {
+      {"--layout", "LAYOUT", "dense (default), grouped_contiguous, grouped_masked or grouped_k"},
+      {"--groups", "G", "number of groups, 1 to 1024; grouped layouts only"},
+      {"--m", "M",
+       "rows of A and D, 0 or more; grouped_contiguous: mean rows of a group; grouped_masked: mean "
+       "valid rows of a group"},
+      {"--n", "N", "rows of B, columns of D; a multiple of 8"},
+      {"--k", "K", "columns of A and B; a multiple of 16; grouped_k: mean K of a group"},
+      {"--group-form", "FORM",
+       "how a launch learns the groups: labels or ends (grouped_contiguous; default ends), rows "
+       "(grouped_masked), ends or packed (grouped_k; default ends)"},
+      {"--alignment", "A",
+       "grouped_contiguous: groups begin at multiples of A rows; a power of two, 1 to 1024 "
+       "(default 128; 1: no padding)"},
+      {"--scaling", "SCALING",
+       "1d2d: scales of A per 1x128 and of B per 128x128 (default); 1d1d: of both per 1x128 "
+       "(dense; grouped_k always)"},
+      {"--a", "TYPE", "element type of A: e4m3 (default) or e5m2"},
+      {"--b", "TYPE", "element type of B: e4m3 (default) or e5m2"},
+      {"--out", "TYPE", "type of D: bf16 (default) or f32"},
+      {"--accumulate", "", "D += A*B instead of D = A*B"},
+      {"--sfa", "MAJOR", "contiguous index of A's scales: row (default) or m; 1d1d: always m"},
+      {"--tile", "TILE",
+       "this tile instead of the default choice: BMxBN[/WMxWN[/sSTAGES[/cCMxCN[/rRASTER]]]]"},
+  };
+}
 
 std::optional<jit::Tile> read_tile(const Args& args) {
   const std::optional<std::string> text = args.text("--tile");

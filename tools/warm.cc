@@ -31,8 +31,8 @@ const Command& command() {
               R"(
 Every M is covered: a problem's plan says which tiles it can use, and those are made. For
 grouped_masked M is the expected rows of a group. Problems that differ only in what kernels take at
-run time (alignment, K under 1d1d, groups up to 64, 256 or 1024) can share kernels; "problem" shows a
-kernel's own, with fixed values there. A problem that cannot be computed and a kernel that fails are
+run time (alignment, K under 1d1d, groups up to 64, 256 or 1024) can share kernels; "problem" shows
+a kernel's own, with fixed values there. A problem that cannot be computed and a kernel that fails are
 reported, and the rest is done.
 
 JSON keys: arch, num_sms, cache_dir, shard; kernels: a list of {program, key, problem, tile, uses:

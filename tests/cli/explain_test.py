@@ -6,8 +6,9 @@ from harness import CliCase, OK, TARGET
 import harness
 
 KEYS = {
-    "problem", "m", "plan_m", "arch", "num_sms", "tile", "reason", "m_min", "m_max", "threads", "smem_bytes",
-    "output_tiles", "waves", "estimate_us", "rank", "legal_tiles", "intervals", "alternatives"
+    "problem", "m", "plan_m", "arch", "num_sms", "tile", "reason", "m_min", "m_max", "threads",
+    "smem_bytes", "output_tiles", "waves", "estimate_us", "rank", "legal_tiles", "intervals",
+    "alternatives"
 }
 LARGEST_M = 2**31 - 512
 

@@ -172,8 +172,8 @@ class BadCommandLines(CliCase):
         for layout in ("grouped_contiguous", "grouped_masked", "grouped_k"):
             self.refuse(run(layout), "--groups is missing")
             for count in ("0", "1025", "x"):
-                self.refuse(run(layout, "--groups", count), "--groups must be a whole number from 1",
-                            f'"{count}"')
+                self.refuse(run(layout, "--groups", count),
+                            "--groups must be a whole number from 1", f'"{count}"')
             scaling = "1d2d" if layout == "grouped_k" else "1d1d"
             self.refuse(run(layout, *groups, "--scaling", scaling), "scaling must be", layout)
             self.refuse(run(layout, *groups, "--skew", "flat"),
