@@ -126,7 +126,7 @@ void GroupedGemm::divide_rows() {
     grouping_values_ = test_.sizes;
     return;
   }
-  m_ = std::max(m_, end + test_.slack);
+  m_ = std::max(m_, round_up(end + test_.slack, problem().alignment));
   labels.resize(static_cast<std::size_t>(m_), -1);
   for (std::int32_t& value : ends)
     if (value > m_) value = static_cast<std::int32_t>(end);
@@ -156,7 +156,7 @@ void GroupedGemm::divide_k() {
     if (problem().group_form == jit::GroupForm::kEnds)
       grouping_values_.push_back(static_cast<std::int32_t>(size == 0 && g % 2 == 1 ? begin : end));
   }
-  k_ = std::max(k_, end + test_.slack);
+  k_ = std::max(k_, round_up(end + test_.slack, 16));
   for (std::int32_t& value : grouping_values_)
     if (value > k_) value = static_cast<std::int32_t>(end);
 }

@@ -20,7 +20,8 @@ struct GroupedCase {
   jit::Problem problem;
   std::vector<std::int32_t> sizes;
   // dense, grouped_k: rows of D. grouped_masked: rows of each group's slice. Not used by
-  // grouped_contiguous, which has as many rows as its groups and paddings take.
+  // grouped_contiguous, which has as many rows as its groups and paddings take, rounded up to the
+  // alignment.
   std::int64_t m = 0;
   std::int64_t slack = 0;               // contiguous rows, or columns of K, behind the last group
   std::vector<std::int32_t> gaps = {};  // labels: paddings before each group, in alignments
