@@ -26,10 +26,10 @@
 // instead of adding.
 //
 // D leaves warp by warp: a warp stages 16 rows x one chunk in its own slots, then its lane 0 stores
-// the chunk by TMA. BF16 tiles are packed in registers and stored while the first WGMMAs of the
-// next tile run; the last one is stored at the end. Other tiles are stored at once; when
-// accumulating, C comes through the same slots by TMA, requested at the start of the tile
-// (c_full[warp][slot]).
+// the chunk by TMA. A finished tile stays in its registers until the first WGMMAs of the next tile
+// run, and is stored under them: the first promotion overwrites it. The last tile is stored at the
+// end. When accumulating, C comes through the same slots by TMA, requested as soon as the previous
+// tile has left them (c_full[warp][slot]).
 //
 // Row groups. A tile has rows of one group only; the last tile of a group may be partly valid. Boxes
 // of A and waves without valid rows are skipped, and 16 rows that are not all valid are copied row
@@ -127,16 +127,14 @@ KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
 
 // ---- the main loop ----
 
-struct Pending {  // a finished BF16 tile that is stored under the next tile's first WGMMAs
-  u32 packed[kWaves][kWgN / 4];
-  Place place;
-  bool any;
+// What a warpgroup keeps from one tile to the next: the finished tile in its totals, which is
+// stored under the next tile's first WGMMAs.
+struct ConsumerState {
+  Ring<kStages> ring;
+  Slots slots;
+  Place place;           // of the finished tile
+  bool pending = false;  // there is one
 };
-
-KILN_DEVICE void store_pending(const GemmParams& p, const Consumer& c, u32& slot_index,
-                               const Pending& pending, u32 wave) {
-  store_packed(p, c, slot_index, pending.packed[wave], piece_of(pending.place, wave));
-}
 
 // The stage is read: lets the producers of every CTA that shares it refill it.
 KILN_DEVICE void release(const Work& w, const Consumer& c, u32 stage) {
@@ -152,9 +150,10 @@ KILN_DEVICE void release(const Work& w, const Consumer& c, u32 stage) {
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
 // then promote. `waves` of them have valid rows, at least one. On entry the stage is full.
 template <bool kFirst>
-KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c, u32 stage,
-                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2],
-                          Pending& pending, u32& slot_index, u32 tile_column, u32 waves) {
+KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
+                          ConsumerState& state, float (&total)[kWaves][kWgN / 2],
+                          float (&sum)[kWgN / 2], u32 tile_column, u32 waves) {
+  const u32 stage = state.ring.stage;
   float columns[kColumnValues];
   load_column_scales(columns, c, stage, tile_column);
   const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
@@ -170,11 +169,11 @@ KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
     const float2 row_scales{ld_shared_f32(sfa + wave * kWaveStride * 4),
                             ld_shared_f32(sfa + wave * kWaveStride * 4 + 32)};
     start_mma(sum, a + wave * (kWaveStride * kBlockK >> 4), b);
+    if constexpr (kFirst) {
+      if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
+    }
     float products[kWgN / 2];
     if constexpr (kEarlyProducts) make_products(products, row_scales, columns);
-    if constexpr (kFirst && kDeferred) {
-      if (pending.any) store_pending(p, c, slot_index, pending, wave);
-    }
     wgmma_wait_group<0>();
     keep(sum);
     if (kRowGroups && !kFirst ? wave + 1 == waves : wave + 1 == kWaves) release(w, c, stage);
@@ -184,6 +183,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
       promote<kFirst>(total[wave], sum, row_scales, columns);
     }
   }
+  state.ring.advance();
 }
 
 // Which of this warp's rows are the tile's, for each wave. With labels a row's own label decides.
@@ -193,7 +193,7 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
 #pragma unroll
     for (u32 wave = 0; wave < kWaves; ++wave) {
       const u32 row = place.row + wave * kWaveStride + c.lane;
-      bool is_valid = c.lane < kStoreRows && row < t.row_end;
+      bool is_valid = c.lane < kStoreRows && row >= t.row_begin && row < t.row_end;
       if (kLabels && is_valid) is_valid = static_cast<u32>(p.grouping[row]) == t.group;
       place.valid[wave / 2] |= __ballot_sync(0xffffffffu, is_valid) << wave % 2 * kStoreRows;
     }
@@ -201,55 +201,30 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
   return place;
 }
 
-// What a warpgroup keeps from one tile to the next.
-struct ConsumerState {
-  Ring<kStages> ring;
-  Pending pending;
-  u32 slot_index = 0, c_phases = 0;
-};
-
 // One tile. Its first stage is full.
 KILN_DEVICE void compute_tile(const GemmParams& p, const Work& w, const Consumer& c,
                               ConsumerState& state, float (&total)[kWaves][kWgN / 2],
                               float (&sum)[kWgN / 2], const Tile& t, u32 waves) {
   const Place place = place_of(p, c, t);
+  multiply<true>(p, w, c, state, total, sum, t.column, waves);
   if constexpr (kAccumulate) {
     if (c.lane == 0) request_c(p, c, place);
   }
-  Ring<kStages>& ring = state.ring;
-  multiply<true>(p, w, c, ring.stage, total, sum, state.pending, state.slot_index, t.column, waves);
-  ring.advance();
   const u32 k_blocks = kColumnScales ? t.k_blocks : kKBlocks;
 #pragma unroll kUnrollK
-  for (u32 k_block = 1; k_block < k_blocks; ++k_block, ring.advance()) {
-    wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
-    multiply<false>(p, w, c, ring.stage, total, sum, state.pending, state.slot_index, t.column,
-                    waves);
+  for (u32 k_block = 1; k_block < k_blocks; ++k_block) {
+    wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
+    multiply<false>(p, w, c, state, total, sum, t.column, waves);
   }
-  if constexpr (kDeferred) {
-#pragma unroll
-    for (u32 wave = 0; wave < kWaves; ++wave) pack(state.pending.packed[wave], total[wave]);
-    state.pending.place = place;
-    state.pending.any = true;
-  } else {
-    store_tile(p, c, state.c_phases, total, place);
-  }
+  state.place = place;
+  state.pending = true;
 }
 
 // A tile without valid rows for this warpgroup: its stages are only handed back.
-KILN_DEVICE void pass_tile(const Work& w, const Consumer& c, Ring<kStages>& ring, u32 k_blocks) {
-  for (u32 k_block = 0; k_block < k_blocks; ++k_block, ring.advance()) {
+KILN_DEVICE void pass_tile(const Work& w, const Consumer& c, Ring<kStages>& ring) {
+  for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
     wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
     release(w, c, ring.stage);
-  }
-}
-
-KILN_DEVICE void flush(const GemmParams& p, const Consumer& c, ConsumerState& state) {
-  if constexpr (kDeferred) {
-    if (!state.pending.any) return;
-#pragma unroll
-    for (u32 wave = 0; wave < kWaves; ++wave)
-      store_pending(p, c, state.slot_index, state.pending, wave);
   }
 }
 
@@ -270,7 +245,6 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   const Consumer c = this_consumer(smem);
   float total[kWaves][kWgN / 2], sum[kWgN / 2];
   ConsumerState state;
-  state.pending.any = false;
   while (true) {
     wait(smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
     const Tile t = read_tile(smem + kSmem.site + state.ring.stage * kSiteBytes);
@@ -279,12 +253,16 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
     const u32 rows = kRowGroups ? valid_rows(t.row, t.row_end) : kBlockM;
     const u32 waves = rows <= c.row ? 0 : (rows - c.row + kWaveStride - 1) / kWaveStride;
     if (kRowGroups && waves == 0) {
-      pass_tile(w, c, state.ring, kKBlocks);
+      pass_tile(w, c, state.ring);
     } else {
       compute_tile(p, w, c, state, total, sum, t, waves);
     }
   }
-  flush(p, c, state);
+  if (state.pending) {
+#pragma unroll
+    for (u32 wave = 0; wave < kWaves; ++wave)
+      store_wave(p, c, state.slots, total[wave], state.place, wave);
+  }
   if constexpr (kLayout == kGroupedContiguous) {
     if (p.zero_padding != 0) zero_padding(p, smem);
   }

@@ -8,6 +8,9 @@
 
 #include "gemm_shape.cuh"
 
+// M-major SFA comes by TMA, whose first coordinate has to be a multiple of 16 bytes.
+constexpr TileSize kSize{kBlockM * kClusterM, kBlockN * kClusterN, kSfaRowMajor ? 1 : 4};
+
 struct SharedArray {
   u32 address;
   KILN_DEVICE u32 operator()(u32 index) const { return ld_shared_u32(address + index * 4); }
@@ -64,7 +67,7 @@ KILN_DEVICE void make_group_table(const GemmParams& p, u32 smem) {
       const u32 group = first + threadIdx.x;
       const bool exists = group < p.groups;
       const GroupRows rows = exists ? group_rows(p, table, group) : GroupRows{0, 0};
-      const u32 tiles = tiles_of(rows, kBlockM * kClusterM);
+      const u32 tiles = tiles_of(rows, kSize);
       u32 sum = tiles;
 #pragma unroll
       for (u32 offset = 1; offset < 32; offset *= 2) {
@@ -96,7 +99,6 @@ KILN_DEVICE const GemmParams& gemm_of(const PackedGemmParams& p) { return p.gemm
 
 template <class Params>
 KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 smem, u32 item) {
-  constexpr TileSize kSize{kBlockM * kClusterM, kBlockN * kClusterN};
   const GemmParams& p = gemm_of(params);
   Site s;
   if constexpr (kRowGroups) {
@@ -105,11 +107,11 @@ KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 smem, u32 item
                        tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup), kSize);
   } else if constexpr (kLayout == kGroupedK) {
     const GroupTile t = k_group_tile(item, w.num_tiles_m, kTilesN, kRasterGroup);
-    s = {t.tile.m * kSize.rows, t.tile.n * kSize.columns, p.m, t.group, w.num_tiles_m,
+    s = {t.tile.m * kSize.rows, t.tile.n * kSize.columns, 0, p.m, t.group, w.num_tiles_m,
          k_of_group(params, t.group)};
   } else {
     const TileCoord t = tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup);
-    s = {t.m * kSize.rows, t.n * kSize.columns, p.m, 0, w.num_tiles_m, {0, p.k_blocks}};
+    s = {t.m * kSize.rows, t.n * kSize.columns, 0, p.m, 0, w.num_tiles_m, {0, p.k_blocks}};
   }
   if constexpr (!kColumnScales) s.k = {0, kKBlocks};
   // Without any K, D is what it was, or one block of zeros makes it zero.

@@ -123,13 +123,13 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
       if (k_block == 0)
         write_tile(smem + kSmem.site + ring.stage * kSiteBytes,
-                   {s.row, s.column, s.row_end, slice, s.group, k_blocks});
+                   {s.row, s.column, s.row_begin, s.row_end, slice, s.group, k_blocks});
       load_stage(p, w, smem, ring.stage, l, k_block);
     }
   });
   griddepcontrol_launch_dependents();
   wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-  write_tile(smem + kSmem.site + ring.stage * kSiteBytes, {0, 0, 0, 0, 0, 0});
+  write_tile(smem + kSmem.site + ring.stage * kSiteBytes, {0, 0, 0, 0, 0, 0, 0});
   mbarrier_arrive_count(smem + kSmem.full + ring.stage * 8, 1 + kScaleArrivals);
 }
 

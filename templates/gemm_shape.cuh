@@ -35,6 +35,7 @@ static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0, "a warpgroup owns whole
 static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
 static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0,
               "a TMA box is at most 256 rows of whole swizzle atoms");
+static_assert(kBlockM / kClusterN % kBoxRowsA == 0, "a CTA's part of A is whole boxes");
 static_assert(kBlockN <= 256 && kBlockN % (8 * kClusterM) == 0,
               "a TMA box is at most 256 rows of whole swizzle atoms");
 static_assert(kConsumers >= 1 && kConsumers <= 4,
@@ -75,9 +76,6 @@ constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
 constexpr u32 kSlotBytes = kStoreRows * kSmem.d_chunk_bytes;
 constexpr u32 kSlots = kSmem.d_slots;
 
-// BF16 tiles that are not added to C are packed and stored under the next tile's first WGMMAs.
-constexpr bool kDeferred = kOutBf16 && !kAccumulate;
-
 // ---- what a CTA works on ----
 
 struct Work {
@@ -111,18 +109,18 @@ struct Consumer {
 // A tile as its consumers see it. Written into the stage of its first k-block by the producer.
 struct Tile {
   u32 row, column;  // of this CTA's tile in D
-  u32 row_end;
-  u32 slice;  // of D
+  u32 row_begin, row_end;  // rows before and from here on are not the tile's
+  u32 slice;               // of D
   u32 group;
   u32 k_blocks;  // 0: there are no more tiles
 };
 
 KILN_DEVICE void write_tile(u32 site, const Tile& t) {
-  st_shared_v4_u32(site, t.row, t.column, t.row_end, t.slice);
-  st_shared_v4_u32(site + 16, t.group, t.k_blocks, 0, 0);
+  st_shared_v4_u32(site, t.row, t.column, t.row_begin, t.row_end);
+  st_shared_v4_u32(site + 16, t.slice, t.group, t.k_blocks, 0);
 }
 
 KILN_DEVICE Tile read_tile(u32 site) {
   const uint4 x = ld_shared_v4_u32(site), y = ld_shared_v4_u32(site + 16);
-  return {x.x, x.y, x.z, x.w, y.x, y.y};
+  return {x.x, x.y, x.z, x.w, y.x, y.y, y.z};
 }

@@ -74,39 +74,55 @@ KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, c
   if (c.lane == 0) cp_async_bulk_commit_group();
 }
 
-// ---- BF16, deferred ----
+// ---- one wave of a tile ----
 
-// Stores one wave of a packed BF16 tile.
-KILN_DEVICE void store_packed(const GemmParams& p, const Consumer& c, u32& slot_index,
-                              const u32 (&packed)[kWgN / 4], const Piece& at) {
-  if (kRowGroups && at.valid == 0) return;
-  const u32 lane_row = c.lane % 16, lane_unit = c.lane / 16;
+// 16 rows x one chunk of BF16, as stmatrix takes it.
+KILN_DEVICE void stage_bf16(u32 slot, u32 lane, const float* values) {
+  constexpr u32 kUnits = kChunkColumns / 8;
+  const u32 row = lane % 16;
 #pragma unroll
-  for (u32 chunk = 0; chunk < kChunksPerWave; ++chunk) {
-    const u32 slot = c.slots + slot_index * kSlotBytes;
-    slot_index = slot_index + 1 == kSlots ? 0 : slot_index + 1;
-    if (c.lane == 0) wait_slot_free();
-    __syncwarp();
-    constexpr u32 kUnits = kChunkColumns / 8;
-#pragma unroll
-    for (u32 unit = 0; unit + 1 < kUnits; unit += 2) {
-      const u32* r = packed + (chunk * kUnits + unit) * 2;
-      stmatrix_x4(staged(slot, lane_row, unit + lane_unit), r[0], r[1], r[2], r[3]);
-    }
-    if constexpr (kUnits % 2 == 1) {
-      const u32* r = packed + (chunk * kUnits + kUnits - 1) * 2;
-      stmatrix_x2(staged(slot, lane_row, kUnits - 1), r[0], r[1]);
-    }
-    store_chunk(p, c, slot, {at.row, at.column + chunk * kChunkColumns, at.slice, at.valid});
+  for (u32 unit = 0; unit + 1 < kUnits; unit += 2) {
+    const float* v = values + unit * 4;
+    stmatrix_x4(staged(slot, row, unit + lane / 16), cvt_bf16x2(v[0], v[1]), cvt_bf16x2(v[2], v[3]),
+                cvt_bf16x2(v[4], v[5]), cvt_bf16x2(v[6], v[7]));
+  }
+  if constexpr (kUnits % 2 == 1) {
+    const float* v = values + (kUnits - 1) * 4;
+    stmatrix_x2(staged(slot, row, kUnits - 1), cvt_bf16x2(v[0], v[1]), cvt_bf16x2(v[2], v[3]));
   }
 }
 
-KILN_DEVICE void pack(u32 (&packed)[kWgN / 4], const float (&total)[kWgN / 2]) {
-#pragma unroll
-  for (u32 i = 0; i < kWgN / 4; ++i) packed[i] = cvt_bf16x2(total[2 * i], total[2 * i + 1]);
+// Two neighbouring elements of a fragment into the slot, added to C, which is there when
+// accumulating.
+KILN_DEVICE void stage_pair(u32 slot, u32 row, u32 unit, u32 lane, const float* value) {
+  float2 c{0.f, 0.f};
+  if constexpr (kOutBf16) {
+    const u32 address = staged(slot, row, unit) + lane % 4 * 4;
+    if constexpr (kAccumulate) {
+      const u32 pair = ld_shared_u32(address);
+      c = {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
+    }
+    st_shared_u32(address, cvt_bf16x2(c.x + value[0], c.y + value[1]));
+  } else {
+    const u32 address = staged(slot, row, unit * 2 + lane % 4 / 2) + lane % 2 * 8;
+    if constexpr (kAccumulate) c = ld_shared_v2_f32(address);
+    st_shared_v2_f32(address, c.x + value[0], c.y + value[1]);
+  }
 }
 
-// ---- at once: FP32, and whatever is added to C ----
+KILN_DEVICE void stage_chunk(u32 slot, u32 lane, const float* values) {
+  static_assert(kChunkColumns % 8 == 0, "a chunk holds whole fragments of 8 columns");
+  if constexpr (kOutBf16 && !kAccumulate) {
+    stage_bf16(slot, lane, values);
+  } else {
+#pragma unroll
+    for (u32 unit = 0; unit < kChunkColumns / 8; ++unit) {
+#pragma unroll
+      for (u32 half = 0; half < 2; ++half)
+        stage_pair(slot, lane / 4 + half * 8, unit, lane, values + unit * 4 + half * 2);
+    }
+  }
+}
 
 constexpr u32 kChunksPerTile = kWaves * kChunksPerWave;
 
@@ -130,51 +146,31 @@ KILN_DEVICE void request_c(const GemmParams& p, const Consumer& c, const Place& 
   for (u32 i = 0; i < kSlots; ++i) load_c(p, c, i, place);
 }
 
-// Two neighbouring elements of a fragment into the slot, added to what is there when accumulating.
-KILN_DEVICE void stage_pair(u32 slot, u32 row, u32 group, u32 lane, const float* value) {
-  if constexpr (kOutBf16) {
-    const u32 address = staged(slot, row, group) + lane % 4 * 4;
-    float2 old{0.f, 0.f};
-    if constexpr (kAccumulate) {
-      const u32 pair = ld_shared_u32(address);
-      old = {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
-    }
-    st_shared_u32(address, cvt_bf16x2(old.x + value[0], old.y + value[1]));
-  } else {
-    const u32 address = staged(slot, row, group * 2 + lane % 4 / 2) + lane % 2 * 8;
-    float2 old{0.f, 0.f};
-    if constexpr (kAccumulate) old = ld_shared_v2_f32(address);
-    st_shared_v2_f32(address, old.x + value[0], old.y + value[1]);
-  }
-}
+// Slots are taken in turn; when accumulating, chunk i of every tile has slot i % kSlots, so that C
+// can be requested before.
+struct Slots {
+  u32 next = 0;
+  u32 c_phases = 0;
+};
 
-// Stores a whole tile.
-KILN_DEVICE void store_tile(const GemmParams& p, const Consumer& c, u32& c_phases,
-                            const float (&total)[kWaves][kWgN / 2], const Place& place) {
-  static_assert(kChunkColumns % 8 == 0, "a chunk holds whole fragments of 8 columns");
+KILN_DEVICE void store_wave(const GemmParams& p, const Consumer& c, Slots& slots,
+                            const float (&total)[kWgN / 2], const Place& place, u32 wave) {
+  Piece piece = piece_of(place, wave);
+  if (kRowGroups && !kAccumulate && piece.valid == 0) return;
 #pragma unroll
-  for (u32 index = 0; index < kChunksPerTile; ++index) {
-    const u32 wave = index / kChunksPerWave, chunk = index % kChunksPerWave,
-              slot_index = index % kSlots;
+  for (u32 chunk = 0; chunk < kChunksPerWave; ++chunk, piece.column += kChunkColumns) {
+    const u32 index = wave * kChunksPerWave + chunk;
+    const u32 slot_index = kAccumulate ? index % kSlots : slots.next;
     const u32 slot = c.slots + slot_index * kSlotBytes;
     if constexpr (kAccumulate) {
-      wait(c.c_full + slot_index * 8, (c_phases >> slot_index) & 1);
-      c_phases ^= 1u << slot_index;
+      wait(c.c_full + slot_index * 8, (slots.c_phases >> slot_index) & 1);
+      slots.c_phases ^= 1u << slot_index;
     } else {
+      slots.next = slots.next + 1 == kSlots ? 0 : slots.next + 1;
       if (c.lane == 0) wait_slot_free();
       __syncwarp();
     }
-    Piece piece = piece_of(place, wave);
-    piece.column += chunk * kChunkColumns;
-    if (piece.valid != 0) {
-#pragma unroll
-      for (u32 group = 0; group < kChunkColumns / 8; ++group) {
-#pragma unroll
-        for (u32 half = 0; half < 2; ++half)
-          stage_pair(slot, c.lane / 4 + half * 8, group, c.lane,
-                     total[wave] + (chunk * (kChunkColumns / 8) + group) * 4 + half * 2);
-      }
-    }
+    stage_chunk(slot, c.lane, total + chunk * (kChunkColumns / 2));
     store_chunk(p, c, slot, piece);
     if constexpr (kAccumulate) {
       if (index + kSlots < kChunksPerTile && c.lane == 0) {

@@ -6,8 +6,9 @@
 // of D, so that the operand rows they share stay in L2.
 //
 // Row groups (grouped_contiguous, grouped_masked): the tile rows of all groups, one after the other,
-// are the rows of that order. A group's tiles start at its first row, so that no tile, and no
-// cluster, has rows of two groups; the last tile of a group may be partly valid.
+// are the rows of that order. A group's tiles start at its first row (or up to row_unit - 1 before),
+// so that no tile, and no cluster, computes rows of two groups; a group's last tile may be partly
+// valid.
 // grouped_k: every group has all tiles of its D; groups follow each other.
 #pragma once
 
@@ -47,8 +48,19 @@ KILN_SHARED_CODE GroupRows rows_between(i32 previous_end, i32 end, u32 alignment
   return {start, clamp_to(end, m)};
 }
 
-KILN_SHARED_CODE u32 tiles_of(GroupRows rows, u32 rows_per_tile) {
-  return rows.end > rows.start ? (rows.end - rows.start + rows_per_tile - 1) / rows_per_tile : 0;
+struct TileSize {
+  u32 rows, columns;  // of a cluster
+  u32 row_unit;       // a tile starts at a multiple of it, a power of two
+};
+
+// Where a group's first tile starts: at its first row, or up to row_unit - 1 rows before it.
+KILN_SHARED_CODE u32 first_tile_row(u32 start, TileSize size) {
+  return start & ~(size.row_unit - 1);
+}
+
+KILN_SHARED_CODE u32 tiles_of(GroupRows rows, TileSize size) {
+  if (rows.end <= rows.start) return 0;
+  return (rows.end - first_tile_row(rows.start, size) + size.rows - 1) / size.rows;
 }
 
 // The group of a tile row: the last one whose first tile is not behind it. first_tile(g) for g in
@@ -87,15 +99,11 @@ KILN_SHARED_CODE KRange k_between(i32 previous_end, i32 end, u32 k_blocks) {
 // ---- where a cluster works ----
 
 struct Site {
-  u32 row, column;  // of the tile in D (masked, grouped_k: in the group's slice)
-  u32 row_end;      // rows from here on are not the tile's
+  u32 row, column;         // of the tile in D (masked, grouped_k: in the group's slice)
+  u32 row_begin, row_end;  // rows before and from here on are not the tile's
   u32 group;
   u32 group_tiles;  // tile rows of the group: how often each element of B is read
   KRange k;
-};
-
-struct TileSize {
-  u32 rows, columns;  // of a cluster
 };
 
 // first_tile, start and end are the group table, by group.
@@ -104,8 +112,13 @@ KILN_SHARED_CODE Site row_group_site(const Array& first_tile, const Array& start
                                      u32 groups, TileCoord t, TileSize size) {
   const u32 group = find_group(first_tile, groups, t.m);
   const u32 first = first_tile(group);
-  return {start(group) + (t.m - first) * size.rows, t.n * size.columns,
-          end(group),  group, first_tile(group + 1) - first, {0, 0}};
+  return {first_tile_row(start(group), size) + (t.m - first) * size.rows,
+          t.n * size.columns,
+          start(group),
+          end(group),
+          group,
+          first_tile(group + 1) - first,
+          {0, 0}};
 }
 
 // The group of item `item` where each group has num_m x num_n tiles, and the tile in it.

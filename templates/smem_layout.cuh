@@ -27,10 +27,11 @@ struct GemmShape {
 };
 
 // Rows of one TMA box of A. Where the rows of a tile may be partly valid, boxes are as tall as a
-// wave, and only those with valid rows are loaded.
+// wave (or half a wave), and only those with valid rows are loaded.
 KILN_SHARED_CODE u32 a_box_rows(u32 block_m, u32 cluster_n, bool row_groups) {
   const u32 rows = block_m / cluster_n;
-  return row_groups && rows > kWaveRows ? kWaveRows : rows;
+  if (!row_groups || rows <= kWaveRows) return rows;
+  return rows % kWaveRows == 0 ? kWaveRows : kWaveRows / 2;
 }
 
 // Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
