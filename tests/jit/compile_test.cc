@@ -1,5 +1,6 @@
 // Real compiles: every template with each NVRTC at hand, and the whole menu of tiles, without a
 // spill.
+#include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <thread>
@@ -79,6 +80,57 @@ std::vector<KernelSpec> every_template() {
   return specs;
 }
 
+// A problem of each grouped layout and form and of 1d1d, so that every type, output, accumulation
+// and scale layout occurs.
+std::vector<Problem> every_layout() {
+  const auto row_groups = [](Layout layout, GroupForm form, std::int32_t groups) {
+    return Problem{.layout = layout,
+                   .n = 4096,
+                   .k = 7168,
+                   .group_form = form,
+                   .groups = groups,
+                   .alignment = layout == Layout::kGroupedContiguous ? 128 : 0};
+  };
+  const auto gradient = [](Layout layout, GroupForm form, OutputType out, bool accumulate) {
+    return Problem{.layout = layout,
+                   .scaling = Scaling::k1d1d,
+                   .n = 7168,
+                   .k = 4096,
+                   .out = out,
+                   .sfa_major = ScaleMajor::kM,
+                   .accumulate = accumulate,
+                   .group_form = form};
+  };
+  using enum Layout;
+  using enum GroupForm;
+  std::vector<Problem> problems{row_groups(kGroupedContiguous, kEnds, 8),
+                                row_groups(kGroupedContiguous, kLabels, 300),
+                                row_groups(kGroupedMasked, kRows, 32),
+                                row_groups(kGroupedMasked, kRows, 65),
+                                gradient(kDense, kNone, OutputType::kF32, true),
+                                gradient(kDense, kNone, OutputType::kBf16, false),
+                                gradient(kGroupedK, kEnds, OutputType::kF32, true),
+                                gradient(kGroupedK, kPacked, OutputType::kF32, false),
+                                gradient(kGroupedK, kEnds, OutputType::kBf16, true)};
+  problems[1].sfa_major = problems[3].sfa_major = ScaleMajor::kM;
+  problems[1].out = OutputType::kF32;
+  problems[1].accumulate = problems[3].accumulate = true;
+  problems[2].a = problems[6].b = Fp8Type::kE5m2;
+  return problems;
+}
+
+// What the engine chooses for few rows and for many, and some of the menu.
+std::vector<KernelSpec> representative(const Problem& problem, std::size_t of_menu) {
+  std::vector<Tile> tiles{choose_tile(problem, 64, {}), choose_tile(problem, 4096, {})};
+  const std::vector<Tile> menu = legal_tiles(problem);
+  for (std::size_t i = 1; i <= of_menu; ++i) tiles.push_back(menu[i * menu.size() / (of_menu + 1)]);
+  std::sort(tiles.begin(), tiles.end());
+  tiles.erase(std::unique(tiles.begin(), tiles.end()), tiles.end());
+  std::vector<KernelSpec> specs;
+  for (const Tile& tile : tiles) specs.push_back({GemmSpec{canonical(problem), tile}, {}});
+  return specs;
+}
+
 std::vector<KernelSpec> whole_menu(const Problem& problem) {
   std::vector<KernelSpec> specs;
   for (const Tile& tile : legal_tiles(problem)) specs.push_back({GemmSpec{problem, tile}, {}});
@@ -104,6 +156,34 @@ TEST_CASE("every tile of the menu compiles without a spill", "[compile]") {
   const auto compiler = open_nvrtc({paths.back(), {}});
   for (const std::string& complaint : compile_all(*compiler, whole_menu({.n = 7168, .k = 2048})))
     FAIL_CHECK(complaint);
+}
+
+TEST_CASE(
+    "every layout, form of groups and scaling compiles without a spill with each NVRTC at hand",
+    "[compile]") {
+  const std::vector<std::string> paths = test::nvrtc_paths();
+  if (paths.empty()) KILN_SKIP("no NVRTC on this machine");
+  for (const std::string& path : paths) {
+    const auto compiler = open_nvrtc({path, {}});
+    INFO(compiler->fingerprint());
+    std::vector<KernelSpec> specs;
+    for (const Problem& problem : every_layout())
+      for (const KernelSpec& spec : representative(problem, path == paths.back() ? 1 : 0))
+        specs.push_back(spec);
+    for (const std::string& complaint : compile_all(*compiler, specs)) FAIL_CHECK(complaint);
+  }
+}
+
+// A thousand compiles: run it by name.
+TEST_CASE("every tile of every layout's menu compiles without a spill", "[.][all-tiles]") {
+  const std::vector<std::string> paths = test::nvrtc_paths();
+  if (paths.empty()) KILN_SKIP("no NVRTC on this machine");
+  const auto compiler = open_nvrtc({paths.back(), {}});
+  for (const Problem& problem : every_layout()) {
+    INFO(describe(problem));
+    for (const std::string& complaint : compile_all(*compiler, whole_menu(problem)))
+      FAIL_CHECK(complaint);
+  }
 }
 
 TEST_CASE("every unclustered tile for accumulated FP32 compiles without a spill", "[compile]") {
