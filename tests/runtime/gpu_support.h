@@ -85,6 +85,7 @@ inline constexpr std::size_t kGuardBytes = 4096;
 template <class T>
 class PaddedMatrix {
  public:
+  PaddedMatrix() : PaddedMatrix(0, 0, 0) {}
   PaddedMatrix(std::int64_t rows, std::int64_t cols, std::int64_t stride)
       : rows_(rows),
         cols_(cols),
