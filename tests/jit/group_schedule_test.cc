@@ -19,8 +19,11 @@ constexpr u32 kWave = 64;  // every tile height is a multiple of it
 
 struct TileShape {
   u32 block_m, block_n, cluster_m, cluster_n, raster_group;
-  TileSize of_cluster() const { return {block_m * cluster_m, block_n * cluster_n}; }
+  u32 row_unit = 1;
+  TileSize of_cluster() const { return {block_m * cluster_m, block_n * cluster_n, row_unit}; }
 };
+
+TileSize rows_only(u32 rows, u32 row_unit = 1) { return {rows, 8, row_unit}; }
 
 // Heights, widths and clusters of the menu, each combination once.
 std::vector<TileShape> menu(const jit::Problem& problem) {
@@ -50,49 +53,65 @@ jit::Problem problem_of(jit::Layout layout, std::int64_t n) {
 // The table that each CTA makes for itself, from the same functions.
 struct Table {
   std::vector<u32> first_tiles, starts, ends;
-  explicit Table(const std::vector<GroupRows>& groups, u32 rows_per_tile) {
+  explicit Table(const std::vector<GroupRows>& groups, TileSize size) {
     u32 total = 0;
     for (const GroupRows& rows : groups) {
       first_tiles.push_back(total);
       starts.push_back(rows.start);
       ends.push_back(rows.end);
-      total += tiles_of(rows, rows_per_tile);
+      total += tiles_of(rows, size);
     }
     first_tiles.push_back(total);
   }
   u32 tile_rows() const { return first_tiles.back(); }
 };
 
-// How often each wave of each group is visited in each column of tiles.
+// How often each wave of each group's tiles is visited in each column of tiles, and how many rows
+// of each group in all.
 class Visits {
  public:
-  Visits(const std::vector<GroupRows>& groups, u32 n, u32 block_n)
-      : groups_(groups), columns_((n + block_n - 1) / block_n), block_n_(block_n) {
+  Visits(const std::vector<GroupRows>& groups, u32 n, const TileShape& shape)
+      : groups_(groups),
+        shape_(shape),
+        columns_((n + shape.block_n - 1) / shape.block_n),
+        rows_(groups.size(), 0) {
     std::size_t total = 0;
     for (const GroupRows& rows : groups) {
       offsets_.push_back(total);
-      total += static_cast<std::size_t>(tiles_of(rows, kWave)) * columns_;
+      total +=
+          static_cast<std::size_t>(tiles_of(rows, rows_only(kWave, shape.row_unit))) * columns_;
     }
     counts_.assign(total, 0);
   }
 
-  // A CTA's tile whose valid rows are [row, end); empty when it may not be there.
-  std::string visit(u32 group, u32 row, u32 end, u32 column) {
+  // A CTA's tile at `row`, whose valid rows are [begin, end); says why it may not be there.
+  std::string visit(u32 group, u32 row, u32 begin, u32 end, u32 column) {
     if (group >= groups_.size()) return "no such group: " + std::to_string(group);
     const GroupRows& rows = groups_[group];
-    if (row < rows.start || end > rows.end) return "rows of another group";
-    if ((row - rows.start) % kWave != 0 || column % block_n_ != 0) return "off the grid";
-    for (u32 wave = (row - rows.start) / kWave; row < end; row += kWave, ++wave)
-      ++counts_[offsets_[group] + std::size_t{wave} * columns_ + column / block_n_];
+    if (begin < rows.start || end > rows.end) return "rows of another group";
+    const u32 first = first_tile_row(rows.start, rows_only(kWave, shape_.row_unit));
+    if (row < first || (row - first) % kWave != 0 || row % shape_.row_unit != 0 ||
+        column % shape_.block_n != 0)
+      return "off the grid";
+    for (u32 wave = (row - first) / kWave; row < end; row += kWave, ++wave)
+      ++counts_[offsets_[group] + std::size_t{wave} * columns_ + column / shape_.block_n];
+    rows_[group] += end - begin;
     return {};
   }
   bool all_once() const {
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+      const GroupRows& rows = groups_[g];
+      const u32 height = rows.end > rows.start ? rows.end - rows.start : 0;
+      if (rows_[g] != std::uint64_t{height} * columns_) return false;
+    }
     return std::all_of(counts_.begin(), counts_.end(), [](std::uint8_t c) { return c == 1; });
   }
 
  private:
   const std::vector<GroupRows>& groups_;
-  u32 columns_, block_n_;
+  TileShape shape_;
+  u32 columns_;
+  std::vector<std::uint64_t> rows_;  // visited, in all columns of tiles
   std::vector<std::size_t> offsets_;
   std::vector<std::uint8_t> counts_;
 };
@@ -102,10 +121,10 @@ class Visits {
 std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const TileShape& shape,
                            u32 num_clusters) {
   const TileSize size = shape.of_cluster();
-  const Table table(groups, size.rows);
+  const Table table(groups, size);
   const auto at = [](const std::vector<u32>& values) { return [&](u32 i) { return values[i]; }; };
   const u32 num_n = (n + size.columns - 1) / size.columns, items = table.tile_rows() * num_n;
-  Visits visits(groups, n, shape.block_n);
+  Visits visits(groups, n, shape);
   for (u32 cluster = 0; cluster < num_clusters; ++cluster) {
     for (u32 item = cluster; item < items; item += num_clusters) {
       const TileCoord t = tile_at(item, table.tile_rows(), num_n, shape.raster_group);
@@ -113,13 +132,15 @@ std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const Ti
       const Site site =
           row_group_site(first_tile, start, end, static_cast<u32>(groups.size()), t, size);
       if (site.row >= site.row_end) return "a cluster without rows";
-      if (site.group_tiles != tiles_of(groups[site.group], size.rows)) return "wrong tile count";
+      if (site.group_tiles != tiles_of(groups[site.group], size)) return "wrong tile count";
       for (u32 cta = 0; cta < shape.cluster_m * shape.cluster_n; ++cta) {
         const u32 row = site.row + cta % shape.cluster_m * shape.block_m;
         const u32 column = site.column + cta / shape.cluster_m * shape.block_n;
-        const u32 row_end = std::min(row + shape.block_m, site.row_end);
-        if (row >= row_end || column >= n) continue;  // beyond D: nothing is stored
-        if (std::string wrong = visits.visit(site.group, row, row_end, column); !wrong.empty())
+        const u32 begin = std::max(row, site.row_begin);
+        const u32 end_of_tile = std::min(row + shape.block_m, site.row_end);
+        if (begin >= end_of_tile || column >= n) continue;  // beyond D: nothing is stored
+        if (std::string wrong = visits.visit(site.group, row, begin, end_of_tile, column);
+            !wrong.empty())
           return wrong;
       }
     }
@@ -179,14 +200,17 @@ TEST_CASE("with every tile of the menu each part of each group is visited exactl
   for (const u32 n : {8u, 520u, 1032u}) {
     for (const jit::Layout layout :
          {jit::Layout::kGroupedContiguous, jit::Layout::kGroupedMasked}) {
-      for (const TileShape& shape : menu(problem_of(layout, n))) {
+      for (TileShape shape : menu(problem_of(layout, n))) {
         for (const Sizes& sizes : shapes) {
           const bool masked = layout == jit::Layout::kGroupedMasked;
           const auto groups = masked ? rows_by_mask(sizes, 5000) : rows_by_ends(sizes, 1, 7);
           INFO(shape.block_m << "x" << shape.block_n << " c" << shape.cluster_m << "x"
                              << shape.cluster_n << " n=" << n);
-          REQUIRE(run_row_groups(groups, n, shape, 132 / (shape.cluster_m * shape.cluster_n)) ==
-                  "");
+          for (const u32 row_unit : {1u, 4u}) {
+            shape.row_unit = row_unit;
+            REQUIRE(run_row_groups(groups, n, shape, 132 / (shape.cluster_m * shape.cluster_n)) ==
+                    "");
+          }
         }
       }
     }
@@ -200,7 +224,8 @@ TEST_CASE("thousands of random group shapes are visited exactly once at every al
   for (int round = 0; round < 4000; ++round) {
     const Sizes sizes = random_sizes(random, random_groups(random));
     const u32 alignment = 1u << random() % 9, n = 8 * (1 + random() % 150);
-    const TileShape& shape = tiles[random() % tiles.size()];
+    TileShape shape = tiles[random() % tiles.size()];
+    shape.row_unit = 1u << random() % 4;
     INFO("round " << round << " groups " << sizes.size() << " alignment " << alignment);
     REQUIRE(run_row_groups(rows_by_ends(sizes, alignment, random() % 300), n, shape,
                            1 + random() % 132) == "");
@@ -219,9 +244,24 @@ TEST_CASE("a group's rows are those that its ends and the alignment say", "[sche
   }
   const auto ragged = rows_by_ends({3, 0, 5}, 1, 0);
   CHECK(ragged[0].end == 3);
-  CHECK(tiles_of(ragged[1], 64) == 0);
+  CHECK(tiles_of(ragged[1], rows_only(64)) == 0);
   CHECK(ragged[2].start == 3);
   CHECK(ragged[2].end == 8);
+}
+
+TEST_CASE("a group's first tile starts at its first row or at the unit of rows before it",
+          "[schedule]") {
+  for (const u32 unit : {1u, 2u, 4u, 8u}) {
+    for (u32 start = 0; start < 300; ++start) {
+      const u32 first = first_tile_row(start, rows_only(64, unit));
+      REQUIRE(first % unit == 0);
+      REQUIRE(first <= start);
+      REQUIRE(start - first < unit);
+    }
+  }
+  CHECK(tiles_of({63, 128}, rows_only(64, 1)) == 2);
+  CHECK(tiles_of({63, 124}, rows_only(64, 4)) == 1);  // from row 60
+  CHECK(tiles_of({63, 125}, rows_only(64, 4)) == 2);
 }
 
 TEST_CASE("whatever the ends are, rows stay inside D", "[schedule]") {
@@ -234,7 +274,7 @@ TEST_CASE("whatever the ends are, rows stay inside D", "[schedule]") {
     REQUIRE(rows.end <= m);
     REQUIRE(rows.start % alignment == 0);
     // A start behind the end is an empty group, never a wrapped one.
-    REQUIRE((rows.start < rows.end || tiles_of(rows, 64) == 0));
+    REQUIRE((rows.start < rows.end || tiles_of(rows, rows_only(64, 4)) == 0));
   }
   CHECK(clamp_to(INT_MIN, 5) == 0);
   CHECK(clamp_to(5, 5) == 5);
@@ -244,7 +284,8 @@ TEST_CASE("whatever the ends are, rows stay inside D", "[schedule]") {
 TEST_CASE("the group of a tile row is found among empty groups", "[schedule]") {
   std::mt19937 random(13);
   for (int round = 0; round < 2000; ++round) {
-    const Table table(rows_by_ends(random_sizes(random, random_groups(random)), 1, 0), 64);
+    const Table table(rows_by_ends(random_sizes(random, random_groups(random)), 1, 0),
+                      rows_only(64));
     const auto& first = table.first_tiles;
     const auto at = [&](u32 i) { return first[i]; };
     for (u32 tile = 0; tile < table.tile_rows(); tile += 1 + random() % 7) {
