@@ -80,12 +80,16 @@ TEST_CASE("all rows may be in one group, or none in any", "[gpu]") {
 TEST_CASE("rows labelled -1 may stand before, between and behind the groups", "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);
   for (const std::int32_t alignment : {1, 64, 128}) {
-    for (const bool zeros : {false, true}) {
-      check_exact(gpu, {.problem = contiguous(kLabels, alignment),
-                        .sizes = {128, 64, 0, 1, 127, 200},
-                        .slack = 150,
-                        .gaps = {1, 0, 3, 2, 1, 2},
-                        .zero_padding = zeros});
+    for (const auto major : {jit::ScaleMajor::kRow, jit::ScaleMajor::kM}) {
+      for (const bool zeros : {false, true}) {
+        jit::Problem problem = contiguous(kLabels, alignment);
+        problem.sfa_major = major;
+        check_exact(gpu, {.problem = problem,
+                          .sizes = {128, 64, 0, 1, 127, 200},
+                          .slack = 150,
+                          .gaps = {1, 0, 3, 2, 1, 2},
+                          .zero_padding = zeros});
+      }
     }
   }
 }
