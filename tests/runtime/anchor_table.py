@@ -59,10 +59,10 @@ def int32(values):
     return torch.tensor(values, dtype=torch.int32, device="cuda")
 
 
-# ---- one case of each layout: a problem, an M to prepare for, and how to make its operands ----
+# ---- one case of each layout ----
 
 class Case:
-    """One launch. make() allocates the operands; check() compares D, and needs make() before."""
+    """One launch. describe() gives its problem, make() allocates and gives its operands, check() compares D."""
 
     def __init__(self, row, sfa):
         self.row, self.n, self.k, self.sfa = row, row["n"], row["k"], SFA[sfa]
