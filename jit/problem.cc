@@ -83,22 +83,28 @@ void check_scaling(const Problem& p) {
     refuse(fmt::format("scaling must be 1d2d for layout {} (weights have 128x128 scales), got {}",
                        name(p.layout), name(p.scaling)));
   if (k_groups && p.scaling != Scaling::k1d1d)
-    refuse(fmt::format("scaling must be 1d1d for layout grouped_k (both operands are scaled along "
-                       "tokens), got {}",
-                       name(p.scaling)));
+    refuse(
+        fmt::format("scaling must be 1d1d for layout grouped_k (both operands are scaled along "
+                    "tokens), got {}",
+                    name(p.scaling)));
   if (p.scaling == Scaling::k1d1d && p.sfa_major != ScaleMajor::kM)
-    refuse(fmt::format("sfa_major must be m for scaling 1d1d (SFA and SFB are loaded by TMA), got "
-                       "{}: cast with scale_major m",
-                       name(p.sfa_major)));
+    refuse(
+        fmt::format("sfa_major must be m for scaling 1d1d (SFA and SFB are loaded by TMA), got "
+                    "{}: cast with scale_major m",
+                    name(p.sfa_major)));
 }
 
 void check_group_form(const Problem& p) {
   const auto accepts = [&]() -> std::string_view {
     switch (p.layout) {
-      case Layout::kDense: return "none";
-      case Layout::kGroupedContiguous: return "labels or ends";
-      case Layout::kGroupedMasked: return "rows";
-      case Layout::kGroupedK: return "ends or packed";
+      case Layout::kDense:
+        return "none";
+      case Layout::kGroupedContiguous:
+        return "labels or ends";
+      case Layout::kGroupedMasked:
+        return "rows";
+      case Layout::kGroupedK:
+        return "ends or packed";
     }
     return "";
   }();
@@ -115,12 +121,14 @@ void check_groups(const Problem& p) {
                        kMaxGroups, p.groups));
   const bool is_power = p.alignment > 0 && (p.alignment & (p.alignment - 1)) == 0;
   if (p.layout == Layout::kGroupedContiguous && (!is_power || p.alignment > kMaxAlignment))
-    refuse(fmt::format("alignment must be a power of two in 1..{} for layout grouped_contiguous (1: "
-                       "no padding between groups), got {}",
-                       kMaxAlignment, p.alignment));
+    refuse(
+        fmt::format("alignment must be a power of two in 1..{} for layout grouped_contiguous (1: "
+                    "no padding between groups), got {}",
+                    kMaxAlignment, p.alignment));
   if (p.layout != Layout::kGroupedContiguous && p.alignment != 0)
-    refuse(fmt::format("alignment must be 0 for layout {} (it belongs to grouped_contiguous), got {}",
-                       name(p.layout), p.alignment));
+    refuse(
+        fmt::format("alignment must be 0 for layout {} (it belongs to grouped_contiguous), got {}",
+                    name(p.layout), p.alignment));
 }
 
 }  // namespace
@@ -149,16 +157,19 @@ Problem canonical(const Problem& problem) {
   Problem p = problem;
   p.groups = group_capacity(p);
   if (p.layout == Layout::kGroupedContiguous) p.alignment = static_cast<std::int32_t>(kScaleBlock);
-  if (p.scaling == Scaling::k1d1d) p.k = kScaleBlock;
+  if (p.scaling == Scaling::k1d1d) p.k = reduces(p) ? kReduceFromK : kScaleBlock;
   return p;
 }
 
 GroupForm default_group_form(Layout layout) {
   switch (layout) {
-    case Layout::kDense: return GroupForm::kNone;
-    case Layout::kGroupedMasked: return GroupForm::kRows;
+    case Layout::kDense:
+      return GroupForm::kNone;
+    case Layout::kGroupedMasked:
+      return GroupForm::kRows;
     case Layout::kGroupedContiguous:
-    case Layout::kGroupedK: return GroupForm::kEnds;
+    case Layout::kGroupedK:
+      return GroupForm::kEnds;
   }
   return GroupForm::kNone;
 }

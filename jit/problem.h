@@ -18,7 +18,8 @@ namespace kiln::jit {
 // dense               A [M,K], B [N,K], D [M,N]
 // grouped_contiguous  A [sum M_g,K], B [G,N,K], D [sum M_g,N]: the groups' rows follow each other
 // grouped_masked      A [G,M,K], B [G,N,K], D [G,M,N], of which group g has its first rows[g] rows
-// grouped_k           A [M,sum K_g], B [N,sum K_g], D [G,M,N]: the weight gradient of a grouped layer
+// grouped_k           A [M,sum K_g], B [N,sum K_g], D [G,M,N]: the weight gradient of a grouped
+// layer
 enum class Layout : std::uint8_t { kDense, kGroupedContiguous, kGroupedMasked, kGroupedK };
 
 // How the scales lie over the operands, one FP32 value per block.
@@ -59,8 +60,8 @@ struct Problem {
   bool accumulate = false;  // D += instead of D =
   GroupForm group_form = GroupForm::kNone;
   std::int32_t groups = 1;     // G, in 1..kMaxGroups; 1 when dense
-  std::int32_t alignment = 0;  // grouped_contiguous: a group's first row is a multiple of it (a power
-                               // of two in 1..kMaxAlignment); 0 in the other layouts
+  std::int32_t alignment = 0;  // grouped_contiguous: a group's first row is a multiple of it (a
+                               // power of two in 1..kMaxAlignment); 0 in the other layouts
 
   auto operator<=>(const Problem&) const = default;
 };
@@ -75,6 +76,14 @@ void validate(const Problem& problem);
 // The problem as its kernels see it: what they take at run time (alignment, K under 1d1d, the exact
 // number of groups) has a fixed value. Problems with equal results share their kernels.
 Problem canonical(const Problem& problem);
+
+// Accumulates by reduction in L2 rather than by loading C: where computing takes longer than the
+// slower way through memory.
+inline constexpr std::int64_t kReduceFromK = 2048;
+inline bool reduces(const Problem& p) {
+  return p.accumulate && p.out == OutputType::kF32 && p.k >= kReduceFromK &&
+         (p.layout == Layout::kDense || p.layout == Layout::kGroupedK);
+}
 
 // Groups that a kernel for this problem has room for.
 std::int32_t group_capacity(const Problem& problem);

@@ -82,7 +82,10 @@ std::string entry_name(const GemmSpec& spec) {
   if (is_grouped(p)) name_of_problem += fmt::format("_{}", name(p.group_form));
   if (has_row_groups(p)) name_of_problem += fmt::format("_g{}", group_capacity(p));
   return fmt::format("{}_{}_{}_{}{}_sfa_{}_{}x{}_wg{}x{}_s{}_c{}x{}_r{}", name_of_problem,
-                     name(p.a), name(p.b), name(p.out), p.accumulate ? "_add" : "",
+                     name(p.a), name(p.b), name(p.out),
+                     reduces(p)     ? "_reduce"
+                     : p.accumulate ? "_add"
+                                    : "",
                      name(p.sfa_major), t.block_m, t.block_n, t.warpgroups_m, t.warpgroups_n,
                      t.stages, t.cluster_m, t.cluster_n, t.raster_group);
 }
@@ -103,6 +106,7 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   add(c, "kK", p.k);
   add(c, "kOutBf16", p.out == OutputType::kBf16);
   add(c, "kAccumulate", p.accumulate);
+  add(c, "kReduce", reduces(p));
   add(c, "kSfaRowMajor", p.sfa_major == ScaleMajor::kRow);
   add(c, "kBlockM", std::int64_t{t.block_m});
   add(c, "kBlockN", std::int64_t{t.block_n});
@@ -112,10 +116,9 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   add(c, "kClusterM", std::int64_t{t.cluster_m});
   add(c, "kClusterN", std::int64_t{t.cluster_n});
   add(c, "kRasterGroup", std::int64_t{t.raster_group});
-  const LaunchShape launch{
-      threads(t), t.cluster_m * t.cluster_n, smem_bytes(t, p),
-      static_cast<std::int32_t>(packed ? sizeof(device::PackedGemmParams)
-                                       : sizeof(device::GemmParams))};
+  const LaunchShape launch{threads(t), t.cluster_m * t.cluster_n, smem_bytes(t, p),
+                           static_cast<std::int32_t>(packed ? sizeof(device::PackedGemmParams)
+                                                            : sizeof(device::GemmParams))};
   return assemble(arch, entry_name(spec), std::move(c),
                   wgmma_function(t.block_n / t.warpgroups_n, p.a, p.b), "gemm.cuh", "gemm",
                   packed ? "PackedGemmParams" : "GemmParams", launch);
@@ -129,10 +132,10 @@ Source render_kernel(const QuantizeSpec& spec, Arch arch) {
   add(c, "kOutE4m3", spec.out == Fp8Type::kE4m3);
   add(c, "kPowerOfTwo", spec.power_of_two);
   add(c, "kScaleRowMajor", spec.scale_major == ScaleMajor::kRow);
-  const std::string entry = fmt::format(
-      "kiln_quantize_{}_{}_{}_{}{}{}", spec.in == QuantizeInput::kBf16 ? "bf16" : "f32",
-      name(spec.out), per_row ? "1x128" : "128x128", name(spec.scale_major),
-      spec.power_of_two ? "_pow2" : "", spec.two_way ? "_two_way" : "");
+  const std::string entry =
+      fmt::format("kiln_quantize_{}_{}_{}_{}{}{}", spec.in == QuantizeInput::kBf16 ? "bf16" : "f32",
+                  name(spec.out), per_row ? "1x128" : "128x128", name(spec.scale_major),
+                  spec.power_of_two ? "_pow2" : "", spec.two_way ? "_two_way" : "");
   const LaunchShape launch{256, 1, 0, sizeof(device::QuantizeParams)};
   if (!spec.two_way)
     return assemble(arch, entry, std::move(c), "", "quantize.cuh",
@@ -157,9 +160,8 @@ Source render_kernel(const ReferenceSpec& spec, Arch arch) {
   add(c, "kOutBf16", p.out == OutputType::kBf16);
   add(c, "kSfaRowMajor", p.sfa_major == ScaleMajor::kRow);
   add(c, "kSfbPerColumn", p.scaling == Scaling::k1d1d);
-  const std::string entry =
-      fmt::format("kiln_check_reference_{}_{}_{}_{}_sfa_{}", name(p.scaling), name(p.a), name(p.b),
-                  name(p.out), name(p.sfa_major));
+  const std::string entry = fmt::format("kiln_check_reference_{}_{}_{}_{}_sfa_{}", name(p.scaling),
+                                        name(p.a), name(p.b), name(p.out), name(p.sfa_major));
   return assemble(arch, entry, std::move(c), "", "check_reference.cuh", "check_reference",
                   "ReferenceParams", {256, 1, 0, sizeof(device::ReferenceParams)});
 }
@@ -207,11 +209,10 @@ std::string describe(const KernelSpec& spec) {
       return describe(s.problem) + " tile " + describe(s.tile);
     }
     std::string operator()(const QuantizeSpec& s) const {
-      return fmt::format("quantize {} -> {} {} scales={}{}{}",
-                         s.in == QuantizeInput::kBf16 ? "bf16" : "f32", name(s.out),
-                         s.granularity == ScaleGranularity::k1x128 ? "1x128" : "128x128",
-                         name(s.scale_major), s.power_of_two ? " pow2" : "",
-                         s.two_way ? " two-way" : "");
+      return fmt::format(
+          "quantize {} -> {} {} scales={}{}{}", s.in == QuantizeInput::kBf16 ? "bf16" : "f32",
+          name(s.out), s.granularity == ScaleGranularity::k1x128 ? "1x128" : "128x128",
+          name(s.scale_major), s.power_of_two ? " pow2" : "", s.two_way ? " two-way" : "");
     }
     std::string operator()(const FillSpec&) const { return "check: fill"; }
     std::string operator()(const ReferenceSpec& s) const {

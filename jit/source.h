@@ -50,8 +50,8 @@ struct FillSpec {
   auto operator<=>(const FillSpec&) const = default;
 };
 struct ReferenceSpec {
-  // Types, scaling and sfa_major count; the rest is taken at run time. One kernel checks any layout,
-  // group by group: leave the other fields alike, so that they make no more kernels.
+  // Types, scaling and sfa_major count; the rest is taken at run time. One kernel checks any
+  // layout, group by group: leave the other fields alike, so that they make no more kernels.
   Problem problem;
   auto operator<=>(const ReferenceSpec&) const = default;
 };

@@ -117,10 +117,12 @@ struct Shape {
 constexpr std::array kShapes{Shape{64, 1, 1, 16, 128}, Shape{64, 1, 2, 96, 256},
                              Shape{128, 2, 1, 32, 192}, Shape{192, 3, 1, 64, 128},
                              Shape{256, 2, 1, 64, 128}};
-// 1d1d scales twice as often, which narrow tiles hide better.
-constexpr std::array kShapes1d1d{Shape{64, 1, 2, 64, 256}, Shape{128, 2, 1, 32, 160},
-                                 Shape{192, 3, 1, 64, 112}, Shape{256, 2, 1, 64, 96}};
-constexpr std::array kWidths{16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256};
+// 1d1d loads a scale for each column, which two or more waves of a warpgroup share: fewer columns
+// of more rows then take less of shared memory's bandwidth, which is what limits it.
+constexpr std::array kShapes1d1d{Shape{64, 1, 2, 64, 256},   Shape{128, 2, 1, 32, 160},
+                                 Shape{128, 1, 2, 128, 224}, Shape{192, 1, 2, 128, 160},
+                                 Shape{256, 1, 2, 96, 128},  Shape{256, 2, 1, 64, 96}};
+constexpr std::array kWidths{16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256};
 
 // Short K is bound by writing D: taller bands then keep more of it close together (1 % at K = 512
 // and 1536, M = 4096; 8 is better from K = 2048 on).

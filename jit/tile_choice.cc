@@ -101,9 +101,8 @@ double cycles_per_k_block(const Problem& p, const Tile& t, double waves, double 
   const double slowdown = kTensorSlowdown * (column_scales ? kColumnScaleSlowdown : 1);
   const double tensor = (mma * slowdown + 5.6 * ragged) * waves * t.warpgroups_n;
   const double promote = (0.62 + (column_scales ? kColumnScaleCycles : 0)) * n;
-  const double chain =
-      (mma + promote + 93 + 3.7 * ragged) * std::max(1.0, waves / t.warpgroups_m) +
-      61;  // issue, wait, promote; then the barrier
+  const double chain = (mma + promote + 93 + 3.7 * ragged) * std::max(1.0, waves / t.warpgroups_m) +
+                       61;  // issue, wait, promote; then the barrier
   const double fill = (block_rows + t.block_n) * 128 / kFillBytesPerCycle;
   const double l2 = (block_rows / t.cluster_n + static_cast<double>(t.block_n) / t.cluster_m) *
                     128 * active / kL2BytesPerCycle;

@@ -1,15 +1,14 @@
 // Which tile a CTA computes next, for every layout, and the group table of the row groups.
 //
 // The group table lies in shared memory and is made once by each CTA from what the device holds:
-//   first_tile[g]  tile rows (of clusters) before group g; first_tile[groups] is their number
-//   start[g], end[g]  its rows; with labels `end` is rounded up to the alignment and the label of
-//                     each row decides
+// (schedule.cuh says what it holds). With labels a group's end is rounded up to the alignment, and
+// the label of each row decides.
 #pragma once
 
 #include "gemm_shape.cuh"
 
 // M-major SFA comes by TMA, whose first coordinate has to be a multiple of 16 bytes.
-constexpr TileSize kSize{kBlockM * kClusterM, kBlockN * kClusterN, kSfaRowMajor ? 1 : 4};
+constexpr TileSize kSize{kBlockM * kClusterM, kBlockN* kClusterN, kSfaRowMajor ? 1 : 4};
 
 struct SharedArray {
   u32 address;
@@ -17,18 +16,16 @@ struct SharedArray {
   KILN_DEVICE void set(u32 index, u32 value) const { st_shared_u32(address + index * 4, value); }
 };
 
-struct GroupTable {
-  SharedArray first_tile, start, end;
-};
+using SharedTable = GroupTable<SharedArray>;
 
-KILN_DEVICE GroupTable group_table(u32 smem) {
+KILN_DEVICE SharedTable group_table(u32 smem) {
   constexpr u32 kArrayBytes = (kGroupCapacity + 1) * 4;
   const u32 base = smem + kSmem.groups;
-  return {{base}, {base + kArrayBytes}, {base + 2 * kArrayBytes}};
+  return {{base}, {base + kArrayBytes}, {base + 2 * kArrayBytes}, {base + 3 * kArrayBytes}};
 }
 
 // Groups start at multiples of the alignment, so only every alignment-th label is looked at.
-KILN_DEVICE void find_labelled_rows(const GemmParams& p, const GroupTable& table) {
+KILN_DEVICE void find_labelled_rows(const GemmParams& p, const SharedTable& table) {
   for (u32 g = threadIdx.x; g < p.groups; g += kThreads) {
     table.start.set(g, 0);
     table.end.set(g, 0);
@@ -46,7 +43,7 @@ KILN_DEVICE void find_labelled_rows(const GemmParams& p, const GroupTable& table
   __syncthreads();
 }
 
-KILN_DEVICE GroupRows group_rows(const GemmParams& p, const GroupTable& table, u32 group) {
+KILN_DEVICE GroupRows group_rows(const GemmParams& p, const SharedTable& table, u32 group) {
   if constexpr (kLabels) {
     return {table.start(group), table.end(group)};
   } else if constexpr (kLayout == kGroupedMasked) {
@@ -59,29 +56,35 @@ KILN_DEVICE GroupRows group_rows(const GemmParams& p, const GroupTable& table, u
 
 // All threads. Reads what the previous kernel may have written.
 KILN_DEVICE void make_group_table(const GemmParams& p, u32 smem) {
-  const GroupTable table = group_table(smem);
+  const SharedTable table = group_table(smem);
   if constexpr (kLabels) find_labelled_rows(p, table);
   if (threadIdx.x < 32) {
-    u32 total = 0;
+    u32 early = 0, late = 0;
     for (u32 first = 0; first < p.groups; first += 32) {
       const u32 group = first + threadIdx.x;
       const bool exists = group < p.groups;
       const GroupRows rows = exists ? group_rows(p, table, group) : GroupRows{0, 0};
-      const u32 tiles = tiles_of(rows, kSize);
-      u32 sum = tiles;
+      const u32 own_late = late_tiles_of(rows, kSize), own = tiles_of(rows, kSize) - own_late;
+      const u32 are_late = __ballot_sync(0xffffffffu, own_late != 0);
+      u32 sum = own;
 #pragma unroll
       for (u32 offset = 1; offset < 32; offset *= 2) {
         const u32 below = __shfl_up_sync(0xffffffffu, sum, offset);
         if (threadIdx.x >= offset) sum += below;
       }
       if (exists) {
-        table.first_tile.set(group, total + sum - tiles);
+        table.first_early.set(group, early + sum - own);
+        table.first_late.set(group, late + __popc(are_late & ((1u << threadIdx.x) - 1)));
         table.start.set(group, rows.start);
         table.end.set(group, rows.end);
       }
-      total += __shfl_sync(0xffffffffu, sum, 31);
+      early += __shfl_sync(0xffffffffu, sum, 31);
+      late += __popc(are_late);
     }
-    if (threadIdx.x == 0) table.first_tile.set(p.groups, total);
+    if (threadIdx.x == 0) {
+      table.first_early.set(p.groups, early);
+      table.first_late.set(p.groups, late);
+    }
   }
   __syncthreads();
 }
@@ -102,13 +105,12 @@ KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 smem, u32 item
   const GemmParams& p = gemm_of(params);
   Site s;
   if constexpr (kRowGroups) {
-    const GroupTable table = group_table(smem);
-    s = row_group_site(table.first_tile, table.start, table.end, p.groups,
+    s = row_group_site(group_table(smem), p.groups,
                        tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup), kSize);
   } else if constexpr (kLayout == kGroupedK) {
     const GroupTile t = k_group_tile(item, w.num_tiles_m, kTilesN, kRasterGroup);
-    s = {t.tile.m * kSize.rows, t.tile.n * kSize.columns, 0, p.m, t.group, w.num_tiles_m,
-         k_of_group(params, t.group)};
+    s = {t.tile.m * kSize.rows, t.tile.n * kSize.columns,   0, p.m, t.group,
+         w.num_tiles_m,         k_of_group(params, t.group)};
   } else {
     const TileCoord t = tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup);
     s = {t.m * kSize.rows, t.n * kSize.columns, 0, p.m, 0, w.num_tiles_m, {0, p.k_blocks}};
@@ -144,7 +146,7 @@ KILN_DEVICE u32 valid_rows(u32 row, u32 row_end) {
 // ---- rows of no group ----
 
 // Which rows of D no group has: after a group's last row, and where no label is.
-KILN_DEVICE bool is_padding(const GemmParams& p, const GroupTable& table, u32 row) {
+KILN_DEVICE bool is_padding(const GemmParams& p, const SharedTable& table, u32 row) {
   if constexpr (kLabels) return static_cast<u32>(p.grouping[row]) >= p.groups;
   return row >= table.end(find_group(table.start, p.groups, row));
 }
@@ -152,7 +154,7 @@ KILN_DEVICE bool is_padding(const GemmParams& p, const GroupTable& table, u32 ro
 // All consumer warps of the grid together, a row each at a time.
 KILN_DEVICE void zero_padding(const GemmParams& p, u32 smem) {
   constexpr u32 kUnitColumns = 16 / kOutBytes;
-  const GroupTable table = group_table(smem);
+  const SharedTable table = group_table(smem);
   const u32 warp = blockIdx.x * kConsumers * 4 + threadIdx.x / 32 - 4, lane = threadIdx.x % 32;
   for (u32 row = warp; row < p.m; row += gridDim.x * kConsumers * 4) {
     if (!is_padding(p, table, row)) continue;

@@ -42,11 +42,11 @@ KILN_DEVICE void load_multicast(u32 to, const TensorMap& map, u32 x, u32 y, u32 
 // What one tile's loads have in common, whatever the k-block.
 struct Loads {
   const TensorMap *a, *b;
-  u32 row, row_b;          // first rows of this CTA's parts of A and B
-  u32 column;              // first column of the tile: of SFB under 1d1d
-  u32 rows;                // of A: those with valid rows only, in whole boxes
+  u32 row, row_b;  // first rows of this CTA's parts of A and B
+  u32 column;      // first column of the tile: of SFB under 1d1d
+  u32 rows;        // of A: those with valid rows only, in whole boxes
   u32 slice_a, slice_b;
-  u32 k, k_scales;         // first k-block in the operands and in the scales
+  u32 k, k_scales;  // first k-block in the operands and in the scales
   u64 policy_b;
 };
 
@@ -94,7 +94,8 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
   }
   if constexpr (kClusterM > 1) {  // ranks cta_n * kClusterM + 0, 1, ...
     constexpr u32 kColumn = (1u << kClusterM) - 1;
-    load_multicast<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, kColumn << (w.cta_n * kClusterM));
+    load_multicast<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full,
+                             kColumn << (w.cta_n * kClusterM));
   } else {
     load_policy<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, l.policy_b);
   }
@@ -106,7 +107,8 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
                 l.k_scales + k_block, full);
 }
 
-// Arrivals on full[s] besides the TMA thread's: lanes that copy column scales, warps with row scales.
+// Arrivals on full[s] besides the TMA thread's: lanes that copy column scales, warps with row
+// scales.
 constexpr u32 kScaleArrivals = (kColumnScales ? 0 : kScaleSpan) + (kSfaRowMajor ? 2 : 0);
 
 // One thread.

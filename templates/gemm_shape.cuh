@@ -45,9 +45,9 @@ static_assert(kConsumers >= 1 && kConsumers <= 4,
 constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
-constexpr SmemLayout kSmem = smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages,
-                                          kClusterN, kOutBytes, kSfaRowMajor,
-                                          kColumnScales, kRowGroups ? kGroupCapacity : 0});
+constexpr SmemLayout kSmem =
+    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kClusterN, kOutBytes,
+                 kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
 // Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the
@@ -61,20 +61,24 @@ static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's 
 
 // 1d1d scales each element twice. Where registers allow, the products of row and column scales are
 // formed while the WGMMAs run; otherwise the column scales are at least loaded before them.
-constexpr bool kEarlyProducts =
-    kColumnScales && (kWaves + 2) * kWgN / 2 + 24 <= kConsumerRegisters;
+constexpr bool kEarlyProducts = kColumnScales && (kWaves + 2) * kWgN / 2 + 24 <= kConsumerRegisters;
 
 // Unrolling the loop over K by 4 gains 1 to 2 % at M = 4096 on an H200 and doubles ptxas's time,
 // which only the simplest of the fast loops can afford: one wave of 128 columns with one scale.
-constexpr u32 kUnrollK = !kColumnScales && kConsumers <= 2 && kWaves == 1 && kWgN == 128 &&
-                                 kScaleChunks == 1
-                             ? 4
-                             : 1;
+constexpr u32 kUnrollK =
+    !kColumnScales && kConsumers <= 2 && kWaves == 1 && kWgN == 128 && kScaleChunks == 1 ? 4 : 1;
 
 constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / kOutBytes;
 constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
 constexpr u32 kSlotBytes = kStoreRows * kSmem.d_chunk_bytes;
 constexpr u32 kSlots = kSmem.d_slots;
+
+// Accumulating is either a reduction in L2 or an addition to C, which is loaded before. The first
+// costs the consumers nothing, the second less of the memory (writing FP32 tiles on an H200: 2.6
+// against 3.9 TB/s, both directions counted).
+constexpr bool kLoadC = kAccumulate && !kReduce;
+static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
+              "a reduction adds whole FP32 boxes");
 
 // ---- what a CTA works on ----
 
@@ -108,7 +112,7 @@ struct Consumer {
 
 // A tile as its consumers see it. Written into the stage of its first k-block by the producer.
 struct Tile {
-  u32 row, column;  // of this CTA's tile in D
+  u32 row, column;         // of this CTA's tile in D
   u32 row_begin, row_end;  // rows before and from here on are not the tile's
   u32 slice;               // of D
   u32 group;

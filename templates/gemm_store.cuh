@@ -21,7 +21,8 @@ struct Place {
 };
 
 KILN_DEVICE Piece piece_of(const Place& place, u32 wave) {
-  const u32 valid = kRowGroups ? place.valid[wave / 2] >> wave % 2 * kStoreRows & kAllRows : kAllRows;
+  const u32 valid =
+      kRowGroups ? place.valid[wave / 2] >> wave % 2 * kStoreRows & kAllRows : kAllRows;
   return {place.row + wave * kWaveStride, place.column, place.slice, valid};
 }
 
@@ -38,7 +39,8 @@ wait_slot_free() {  // this lane's stores have left at least one of the kSlots s
 }
 
 // Copies the valid rows of a staged chunk: what lies behind the last row of a group is another's.
-KILN_DEVICE void copy_valid_rows(const GemmParams& p, const Consumer& c, u32 slot, const Piece& at) {
+KILN_DEVICE void copy_valid_rows(const GemmParams& p, const Consumer& c, u32 slot,
+                                 const Piece& at) {
   constexpr u32 kUnits = kSmem.d_chunk_bytes / 16, kUnitColumns = kOutBf16 ? 8 : 4;
   u8* const d = static_cast<u8*>(p.d_rows) +
                 (at.row * p.ldd + (kSlicedD ? at.slice * p.d_group_stride : 0)) * kOutBytes;
@@ -52,6 +54,18 @@ KILN_DEVICE void copy_valid_rows(const GemmParams& p, const Consumer& c, u32 slo
   }
 }
 
+KILN_DEVICE void store_box(const GemmParams& p, u32 slot, const Piece& at) {
+  if constexpr (kReduce && kSlicedD) {
+    tma_reduce_add_3d(p.d, at.column, at.row, at.slice, slot);
+  } else if constexpr (kReduce) {
+    tma_reduce_add_2d(p.d, at.column, at.row, slot);
+  } else if constexpr (kSlicedD) {
+    tma_store_3d(p.d, at.column, at.row, at.slice, slot);
+  } else {
+    tma_store_2d(p.d, at.column, at.row, slot);
+  }
+}
+
 // `at` is the chunk's place. Every chunk closes a bulk group, also an empty one: the slots are
 // counted in groups.
 KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, const Piece& at) {
@@ -59,11 +73,7 @@ KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, c
     fence_proxy_async();
     __syncwarp();
     if (c.lane == 0) {
-      if constexpr (kSlicedD) {
-        tma_store_3d(p.d, at.column, at.row, at.slice, slot);
-      } else {
-        tma_store_2d(p.d, at.column, at.row, slot);
-      }
+      store_box(p, slot, at);
     }
   } else {
     __syncwarp();
@@ -92,27 +102,27 @@ KILN_DEVICE void stage_bf16(u32 slot, u32 lane, const float* values) {
   }
 }
 
-// Two neighbouring elements of a fragment into the slot, added to C, which is there when
-// accumulating.
+// Two neighbouring elements of a fragment into the slot, added to C where that was
+// loaded.
 KILN_DEVICE void stage_pair(u32 slot, u32 row, u32 unit, u32 lane, const float* value) {
   float2 c{0.f, 0.f};
   if constexpr (kOutBf16) {
     const u32 address = staged(slot, row, unit) + lane % 4 * 4;
-    if constexpr (kAccumulate) {
+    if constexpr (kLoadC) {
       const u32 pair = ld_shared_u32(address);
       c = {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
     }
     st_shared_u32(address, cvt_bf16x2(c.x + value[0], c.y + value[1]));
   } else {
     const u32 address = staged(slot, row, unit * 2 + lane % 4 / 2) + lane % 2 * 8;
-    if constexpr (kAccumulate) c = ld_shared_v2_f32(address);
+    if constexpr (kLoadC) c = ld_shared_v2_f32(address);
     st_shared_v2_f32(address, c.x + value[0], c.y + value[1]);
   }
 }
 
 KILN_DEVICE void stage_chunk(u32 slot, u32 lane, const float* values) {
   static_assert(kChunkColumns % 8 == 0, "a chunk holds whole fragments of 8 columns");
-  if constexpr (kOutBf16 && !kAccumulate) {
+  if constexpr (kOutBf16 && !kLoadC) {
     stage_bf16(slot, lane, values);
   } else {
 #pragma unroll
@@ -146,7 +156,7 @@ KILN_DEVICE void request_c(const GemmParams& p, const Consumer& c, const Place& 
   for (u32 i = 0; i < kSlots; ++i) load_c(p, c, i, place);
 }
 
-// Slots are taken in turn; when accumulating, chunk i of every tile has slot i % kSlots, so that C
+// Slots are taken in turn; when C is loaded, chunk i of every tile has slot i % kSlots, so that it
 // can be requested before.
 struct Slots {
   u32 next = 0;
@@ -156,13 +166,13 @@ struct Slots {
 KILN_DEVICE void store_wave(const GemmParams& p, const Consumer& c, Slots& slots,
                             const float (&total)[kWgN / 2], const Place& place, u32 wave) {
   Piece piece = piece_of(place, wave);
-  if (kRowGroups && !kAccumulate && piece.valid == 0) return;
+  if (kRowGroups && !kLoadC && piece.valid == 0) return;
 #pragma unroll
   for (u32 chunk = 0; chunk < kChunksPerWave; ++chunk, piece.column += kChunkColumns) {
     const u32 index = wave * kChunksPerWave + chunk;
-    const u32 slot_index = kAccumulate ? index % kSlots : slots.next;
+    const u32 slot_index = kLoadC ? index % kSlots : slots.next;
     const u32 slot = c.slots + slot_index * kSlotBytes;
-    if constexpr (kAccumulate) {
+    if constexpr (kLoadC) {
       wait(c.c_full + slot_index * 8, (slots.c_phases >> slot_index) & 1);
       slots.c_phases ^= 1u << slot_index;
     } else {
@@ -172,7 +182,7 @@ KILN_DEVICE void store_wave(const GemmParams& p, const Consumer& c, Slots& slots
     }
     stage_chunk(slot, c.lane, total + chunk * (kChunkColumns / 2));
     store_chunk(p, c, slot, piece);
-    if constexpr (kAccumulate) {
+    if constexpr (kLoadC) {
       if (index + kSlots < kChunksPerTile && c.lane == 0) {
         cp_async_bulk_wait_group_read<0>();
         load_c(p, c, index + kSlots, place);

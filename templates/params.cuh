@@ -14,10 +14,10 @@ struct alignas(64) TensorMap {  // a CUtensorMap, opaque to the kernel
 // are 2-D, or 3-D {columns, rows, slice} where a slice is named.
 //   row groups: grouped_contiguous and grouped_masked
 struct GemmParams {
-  TensorMap a;    // [m, k] bytes, boxes of 128 x a_box_rows(); masked: a slice per group
-  TensorMap b;    // [n, k] bytes, boxes of 128 x block_n / cluster_m; row groups: a slice per expert
-  TensorMap d;    // [m, n], boxes of one chunk x 16 rows (chunk and swizzle: d_chunk_bytes());
-                  // masked and grouped_k: a slice per group (grouped_k: per expert)
+  TensorMap a;  // [m, k] bytes, boxes of 128 x a_box_rows(); masked: a slice per group
+  TensorMap b;  // [n, k] bytes, boxes of 128 x block_n / cluster_m; row groups: a slice per expert
+  TensorMap d;  // [m, n], boxes of one chunk x 16 rows (chunk and swizzle: d_chunk_bytes());
+                // masked and grouped_k: a slice per group (grouped_k: per expert)
   TensorMap sfa;  // [ceil(k/128), m] FP32, boxes of block_m x 1; M-major only; masked: a slice per
                   // group
   TensorMap sfb;  // [ceil(k/128), n] FP32, boxes of block_n x 1; 1d1d only
@@ -30,7 +30,7 @@ struct GemmParams {
   const i32* grouping;    // labels, ends or rows; on the device
   const i32* expert_map;  // slice of each group, or null: group g has slice g
   u32 m;
-  u32 num_tiles;     // work items in units of clusters; row groups: counted on the device
+  u32 num_tiles;  // work items in units of clusters; row groups: counted on the device
   u32 groups;
   u32 num_slices;    // of B; grouped_k: of D
   u32 alignment;     // contiguous: of a group's first row
@@ -43,9 +43,9 @@ struct GemmParams {
 constexpr u32 kMaxPackedGroups = 96;
 struct PackedGemmParams {
   GemmParams gemm;
-  TensorMap a[kMaxPackedGroups];    // [m, K_g]
-  TensorMap b[kMaxPackedGroups];    // [n, K_g]
-  u32 k_begin[kMaxPackedGroups];    // first k-block of the group in SFA and SFB
+  TensorMap a[kMaxPackedGroups];  // [m, K_g]
+  TensorMap b[kMaxPackedGroups];  // [n, K_g]
+  u32 k_begin[kMaxPackedGroups];  // first k-block of the group in SFA and SFB
   u32 k_blocks[kMaxPackedGroups];
 };
 
@@ -80,9 +80,9 @@ struct ReferenceParams {
   const void* b;
   const float* sfa;
   const float* sfb;
-  const void* d;   // the result under test
-  const void* c;   // D before the launch, same type and stride as D; accumulate only, else null
-  double* sums;    // 4 doubles, added to: sum x*x, sum y*y, sum x*y, max |x-y|
+  const void* d;  // the result under test
+  const void* c;  // D before the launch, same type and stride as D; accumulate only, else null
+  double* sums;   // 4 doubles, added to: sum x*x, sum y*y, sum x*y, max |x-y|
   i64 lda, ldb, ld_sfa, ld_sfb, ldd;
   i64 m, n, k;
 };

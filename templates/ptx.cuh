@@ -183,6 +183,23 @@ KILN_DEVICE void tma_store_3d(const TensorMap& map, u32 x, u32 y, u32 z, u32 sme
       : "memory");
 }
 
+// Adds the box to global memory, element by element, in L2.
+KILN_DEVICE void tma_reduce_add_2d(const TensorMap& map, u32 x, u32 y, u32 smem) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2}], "
+      "[%3];" ::"l"(&map),
+      "r"(x), "r"(y), "r"(smem)
+      : "memory");
+}
+
+KILN_DEVICE void tma_reduce_add_3d(const TensorMap& map, u32 x, u32 y, u32 z, u32 smem) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2, %3}], "
+      "[%4];" ::"l"(&map),
+      "r"(x), "r"(y), "r"(z), "r"(smem)
+      : "memory");
+}
+
 KILN_DEVICE void cp_async_bulk_commit_group() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }

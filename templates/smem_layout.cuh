@@ -10,7 +10,7 @@ constexpr u32 kMaxSmemBytes = 232448;  // dynamic shared memory of one CTA on sm
 constexpr u32 kBlockK = 128;           // bytes and elements of K per stage, and per scale
 constexpr u32 kSfbSlotBytes = 16;      // 1d2d: up to 3 column scales of a stage, padded
 constexpr u32 kSiteBytes = 32;         // of a stage: which tile its data belongs to
-constexpr u32 kGroupBytes = 12;        // of the group table: first tile, first row, end row
+constexpr u32 kGroupBytes = 16;        // of the group table: first tiles and rows
 constexpr u32 kSfaGroup = 4;  // k-blocks of row-major row scales that are copied at once: 16 bytes
 constexpr u32 kStoreRows = 16;  // rows that one warp stages and stores at a time
 constexpr u32 kWaveRows = 64;   // rows of one WGMMA
@@ -68,8 +68,8 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
-  const u32 stage_bytes = l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes +
-                          l.sfb_stage_bytes + kSiteBytes + 16;
+  const u32 stage_bytes =
+      l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + l.sfb_stage_bytes + kSiteBytes + 16;
   const u32 group_bytes = s.group_capacity == 0 ? 0 : (s.group_capacity + 1) * kGroupBytes;
   const u32 ring_bytes = s.stages * stage_bytes + 2 * l.sfa_group_bytes + align_up(group_bytes, 16);
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;

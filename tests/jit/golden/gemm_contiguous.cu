@@ -9,6 +9,7 @@ constexpr u32 kN = 7168;
 constexpr u32 kK = 2048;
 constexpr bool kOutBf16 = true;
 constexpr bool kAccumulate = false;
+constexpr bool kReduce = false;
 constexpr bool kSfaRowMajor = true;
 constexpr u32 kBlockM = 128;
 constexpr u32 kBlockN = 128;

@@ -9,6 +9,7 @@ constexpr u32 kN = 7168;
 constexpr u32 kK = 4096;
 constexpr bool kOutBf16 = false;
 constexpr bool kAccumulate = true;
+constexpr bool kReduce = true;
 constexpr bool kSfaRowMajor = false;
 constexpr u32 kBlockM = 128;
 constexpr u32 kBlockN = 112;
@@ -35,6 +36,6 @@ KILN_DEVICE void wgmma(float (&sum)[56], u64 a, u64 b) {
 #include "gemm.cuh"
 
 extern "C" __global__ void __launch_bounds__(384, 1)
-kiln_grouped_k_1d1d_n7168_ends_e4m3_e4m3_f32_add_sfa_m_128x112_wg2x1_s4_c1x1_r8(const __grid_constant__ GemmParams params) {
+kiln_grouped_k_1d1d_n7168_ends_e4m3_e4m3_f32_reduce_sfa_m_128x112_wg2x1_s4_c1x1_r8(const __grid_constant__ GemmParams params) {
   gemm(params);
 }
