@@ -319,7 +319,7 @@ KILN_DEVICE void gemm(const Params& params) {
   griddepcontrol_wait();
   if constexpr (kRowGroups) {
     make_group_table(p, smem);
-    w.num_tiles_m = tile_rows(group_table(smem), p.groups);
+    w.num_tiles_m = group_table(smem).first_tile(p.groups);
     w.num_items = w.num_tiles_m * kTilesN;
   }
 

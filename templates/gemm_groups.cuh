@@ -21,7 +21,7 @@ using SharedTable = GroupTable<SharedArray>;
 KILN_DEVICE SharedTable group_table(u32 smem) {
   constexpr u32 kArrayBytes = (kGroupCapacity + 1) * 4;
   const u32 base = smem + kSmem.groups;
-  return {{base}, {base + kArrayBytes}, {base + 2 * kArrayBytes}, {base + 3 * kArrayBytes}};
+  return {{base}, {base + kArrayBytes}, {base + 2 * kArrayBytes}};
 }
 
 // Groups start at multiples of the alignment, so only every alignment-th label is looked at.
@@ -59,32 +59,26 @@ KILN_DEVICE void make_group_table(const GemmParams& p, u32 smem) {
   const SharedTable table = group_table(smem);
   if constexpr (kLabels) find_labelled_rows(p, table);
   if (threadIdx.x < 32) {
-    u32 early = 0, late = 0;
+    u32 total = 0;
     for (u32 first = 0; first < p.groups; first += 32) {
       const u32 group = first + threadIdx.x;
       const bool exists = group < p.groups;
       const GroupRows rows = exists ? group_rows(p, table, group) : GroupRows{0, 0};
-      const u32 own_late = late_tiles_of(rows, kSize), own = tiles_of(rows, kSize) - own_late;
-      const u32 are_late = __ballot_sync(0xffffffffu, own_late != 0);
-      u32 sum = own;
+      const u32 tiles = tiles_of(rows, kSize);
+      u32 sum = tiles;
 #pragma unroll
       for (u32 offset = 1; offset < 32; offset *= 2) {
         const u32 below = __shfl_up_sync(0xffffffffu, sum, offset);
         if (threadIdx.x >= offset) sum += below;
       }
       if (exists) {
-        table.first_early.set(group, early + sum - own);
-        table.first_late.set(group, late + __popc(are_late & ((1u << threadIdx.x) - 1)));
+        table.first_tile.set(group, total + sum - tiles);
         table.start.set(group, rows.start);
         table.end.set(group, rows.end);
       }
-      early += __shfl_sync(0xffffffffu, sum, 31);
-      late += __popc(are_late);
+      total += __shfl_sync(0xffffffffu, sum, 31);
     }
-    if (threadIdx.x == 0) {
-      table.first_early.set(p.groups, early);
-      table.first_late.set(p.groups, late);
-    }
+    if (threadIdx.x == 0) table.first_tile.set(p.groups, total);
   }
   __syncthreads();
 }
@@ -123,18 +117,28 @@ KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 smem, u32 item
   return s;
 }
 
+// The slice of B, or under grouped_k of D, that a group has; num_slices for any that does not
+// exist.
+KILN_DEVICE u32 slice_of(const GemmParams& p, u32 group) {
+  const u32 slice = p.expert_map == nullptr ? group : static_cast<u32>(p.expert_map[group]);
+  return slice < p.num_slices ? slice : p.num_slices;
+}
+
+// Nothing to compute: no K to add, or no slice to store in.
+KILN_DEVICE bool is_void(const GemmParams& p, const Site& s) {
+  if constexpr (kLayout == kGroupedK)
+    return s.k.blocks == 0 || slice_of(p, s.group) == p.num_slices;
+  return kColumnScales && s.k.blocks == 0;
+}
+
 // Calls visit(site) for every tile of this CTA. The producers' common loop: each goes through the
 // same tiles, so that they agree on stages without talking to each other.
 template <class Params, class Visit>
 KILN_DEVICE void for_each_tile(const Params& p, const Work& w, u32 smem, Visit visit) {
   for (u32 item = w.cluster; item < w.num_items; item += w.num_clusters) {
     const Site s = site_of(p, w, smem, item);
-    if (!kColumnScales || s.k.blocks != 0) visit(s);
+    if (!is_void(gemm_of(p), s)) visit(s);
   }
-}
-
-KILN_DEVICE u32 expert_of(const GemmParams& p, u32 group) {
-  return p.expert_map == nullptr ? group : static_cast<u32>(p.expert_map[group]);
 }
 
 // Rows of the tile that are the group's.

@@ -61,7 +61,7 @@ KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
   l.column = s.column;
   l.rows = kRowGroups ? align_up(valid_rows(s.row, s.row_end), kBoxRowsA) : kBlockM;
   l.slice_a = s.group;
-  l.slice_b = kSlicedB ? expert_of(p, s.group) : 0;
+  l.slice_b = kSlicedB ? slice_of(p, s.group) : 0;
   l.k_scales = s.k.begin;
   l.k = kPacked && s.k.begin != kNowhere ? 0 : s.k.begin;
   // B that is read once or twice leaves L2 first and spares what is used again. H200, L2 flushed:
@@ -118,7 +118,7 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
   Ring<kStages> ring;
   for_each_tile(params, w, smem, [&](const Site& s) {
     const Loads l = loads_of(params, w, s);
-    const u32 slice = kLayout == kGroupedK ? expert_of(p, s.group) : s.group;
+    const u32 slice = kLayout == kGroupedK ? slice_of(p, s.group) : s.group;
     const u32 k_blocks = kColumnScales ? s.k.blocks : kKBlocks;
 #pragma unroll 1
     for (u32 k_block = 0; k_block < k_blocks; ++k_block, ring.advance()) {
@@ -142,8 +142,8 @@ KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 s
   Ring<kStages> ring;
   for_each_tile(p, w, smem, [&](const Site& s) {
     const u32 scale_column = s.column / 128 + lane;
-    const u32 slice = kSlicedB ? expert_of(p, s.group) : 0;
-    const bool exists = scale_column < kScaleColumns && (!kSlicedB || slice < p.num_slices);
+    const u32 slice = kSlicedB ? slice_of(p, s.group) : 0;
+    const bool exists = scale_column < kScaleColumns && (!kSlicedB || slice != p.num_slices);
     const float* sfb = p.sfb_blocks;
     if (exists) sfb += slice * p.sfb_group_stride + scale_column * p.ld_sfb;
 #pragma unroll 1

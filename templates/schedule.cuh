@@ -5,11 +5,10 @@
 // rows; inside a band the row index runs fastest. The tiles in flight then cover a near-square part
 // of D, so that the operand rows they share stay in L2.
 //
-// Row groups (grouped_contiguous, grouped_masked): the early tile rows of all groups, one after the
-// other, then the late ones, are the rows of that order. A group's tiles start at its first row (or
-// up to row_unit - 1 before), so that no tile, and no cluster, computes rows of two groups; a
-// group's last tile may be partly valid. grouped_k: every group has all tiles of its D; groups
-// follow each other.
+// Row groups (grouped_contiguous, grouped_masked): the tile rows of all groups, one after the
+// other, are the rows of that order. A group's tiles start at its first row (or up to row_unit - 1
+// before), so that no tile, and no cluster, computes rows of two groups; a group's last tile may be
+// partly valid. grouped_k: every group has all tiles of its D; groups follow each other.
 #pragma once
 
 #include "base.cuh"
@@ -63,15 +62,6 @@ KILN_SHARED_CODE u32 tiles_of(GroupRows rows, TileSize size) {
   return (rows.end - first_tile_row(rows.start, size) + size.rows - 1) / size.rows;
 }
 
-// A partly valid tile takes less time. In a group of more than kLateFrom tiles it comes late, after
-// the early tiles of all groups, where it evens out the end; in a smaller one, where it would read
-// B a second time from memory, it does not.
-constexpr u32 kLateFrom = 3;
-KILN_SHARED_CODE u32 late_tiles_of(GroupRows rows, TileSize size) {
-  if (tiles_of(rows, size) <= kLateFrom) return 0;
-  return (rows.end - first_tile_row(rows.start, size)) % size.rows == 0 ? 0 : 1;
-}
-
 // The group of a tile row: the last one whose first tile is not behind it. first_tile(g) for g in
 // 0..groups never decreases and ends with the number of all tile rows; `tile` is below that.
 template <class Array>
@@ -115,32 +105,23 @@ struct Site {
   KRange k;
 };
 
-// By group: tile rows before it among the early and the late ones (with the totals behind the last
-// group), and its rows.
+// By group: the tile rows before it (with their number behind the last group), and its rows.
 template <class Array>
 struct GroupTable {
-  Array first_early, first_late, start, end;
+  Array first_tile, start, end;
 };
-
-template <class Array>
-KILN_SHARED_CODE u32 tile_rows(const GroupTable<Array>& table, u32 groups) {
-  return table.first_early(groups) + table.first_late(groups);
-}
 
 template <class Array>
 KILN_SHARED_CODE Site row_group_site(const GroupTable<Array>& table, u32 groups, TileCoord t,
                                      TileSize size) {
-  const u32 early = table.first_early(groups);
-  const u32 group = t.m < early ? find_group(table.first_early, groups, t.m)
-                                : find_group(table.first_late, groups, t.m - early);
-  const u32 first = table.first_early(group), own = table.first_early(group + 1) - first;
-  const u32 index = t.m < early ? t.m - first : own;
-  return {first_tile_row(table.start(group), size) + index * size.rows,
+  const u32 group = find_group(table.first_tile, groups, t.m);
+  const u32 first = table.first_tile(group);
+  return {first_tile_row(table.start(group), size) + (t.m - first) * size.rows,
           t.n * size.columns,
           table.start(group),
           table.end(group),
           group,
-          own + table.first_late(group + 1) - table.first_late(group),
+          table.first_tile(group + 1) - first,
           {0, 0}};
 }
 

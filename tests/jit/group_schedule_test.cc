@@ -57,17 +57,14 @@ struct Array {
 };
 GroupTable<Array> table_of(const std::vector<GroupRows>& groups, TileSize size) {
   GroupTable<Array> table;
-  u32 early = 0, late = 0;
+  u32 total = 0;
   for (const GroupRows& rows : groups) {
-    table.first_early.values.push_back(early);
-    table.first_late.values.push_back(late);
+    table.first_tile.values.push_back(total);
     table.start.values.push_back(rows.start);
     table.end.values.push_back(rows.end);
-    late += late_tiles_of(rows, size);
-    early += tiles_of(rows, size) - late_tiles_of(rows, size);
+    total += tiles_of(rows, size);
   }
-  table.first_early.values.push_back(early);
-  table.first_late.values.push_back(late);
+  table.first_tile.values.push_back(total);
   return table;
 }
 
@@ -128,7 +125,7 @@ std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const Ti
   const TileSize size = shape.of_cluster();
   const GroupTable<Array> table = table_of(groups, size);
   const auto num_groups = static_cast<u32>(groups.size());
-  const u32 num_m = tile_rows(table, num_groups);
+  const u32 num_m = table.first_tile(num_groups);
   const u32 num_n = (n + size.columns - 1) / size.columns, items = num_m * num_n;
   Visits visits(groups, n, shape);
   for (u32 cluster = 0; cluster < num_clusters; ++cluster) {
@@ -290,7 +287,7 @@ TEST_CASE("the group of a tile row is found among empty groups", "[schedule]") {
   for (int round = 0; round < 2000; ++round) {
     const GroupTable<Array> table =
         table_of(rows_by_ends(random_sizes(random, random_groups(random)), 1, 0), rows_only(64));
-    const auto& first = table.first_early.values;
+    const auto& first = table.first_tile.values;
     const auto at = [&](u32 i) { return first[i]; };
     for (u32 tile = 0; tile < first.back(); tile += 1 + random() % 7) {
       const u32 group = find_group(at, static_cast<u32>(first.size() - 1), tile);
@@ -357,22 +354,4 @@ TEST_CASE("whatever the ends are, ranges of K stay inside the operands", "[sched
     REQUIRE(range.begin + range.blocks <= std::max(range.begin, k_blocks));
     REQUIRE(range.begin <= k_blocks);
   }
-}
-
-TEST_CASE("the partly valid tiles of larger groups come after all others", "[schedule]") {
-  const std::vector<GroupRows> groups{
-      {0, 1000}, {1000, 1100}, {1100, 1612}, {2000, 2000}, {2000, 2513}};
-  const TileSize size = rows_only(128);
-  CHECK(late_tiles_of(groups[0], size) == 1);
-  CHECK(late_tiles_of(groups[1], size) == 0);  // one tile, partly valid
-  CHECK(late_tiles_of(groups[2], size) == 0);  // four whole tiles
-  CHECK(late_tiles_of(groups[3], size) == 0);  // no rows
-  CHECK(late_tiles_of(groups[4], size) == 1);
-  const GroupTable<Array> table = table_of(groups, size);
-  REQUIRE(tile_rows(table, 5) == 8 + 1 + 4 + 0 + 5);
-  std::vector<u32> rows;
-  for (u32 m = 0; m < tile_rows(table, 5); ++m)
-    rows.push_back(row_group_site(table, 5, {m, 0}, size).row);
-  CHECK(rows == std::vector<u32>{0, 128, 256, 384, 512, 640, 768, 1000, 1100, 1228, 1356, 1484,
-                                 2000, 2128, 2256, 2384, 896, 2512});
 }

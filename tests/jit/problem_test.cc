@@ -200,11 +200,20 @@ TEST_CASE("problems that differ only in what kernels take at run time share thei
 
   p = good(Layout::kGroupedK);
   other = p;
+  p.k = kReduceFromK;
   other.groups = 500;
-  other.k = 16;
+  other.k = 8 * kReduceFromK;
   CHECK(canonical(p) == canonical(other));
   p = other = weight_gradient();
-  other.k = 1040;
+  p.k = 16;
+  other.k = kReduceFromK - 16;
+  CHECK(canonical(p) == canonical(other));
+  p.accumulate = other.accumulate = true;
+  p.out = other.out = OutputType::kF32;
+  CHECK(canonical(p) == canonical(other));
+  other.k = kReduceFromK;  // accumulates in another way
+  CHECK(canonical(p) != canonical(other));
+  other.accumulate = p.accumulate = false;
   CHECK(canonical(p) == canonical(other));
   p = other = good();
   other.k = 1040;  // 1d2d: K is a constant of the kernel

@@ -141,7 +141,7 @@ TEST_CASE("what a kernel takes at run time does not change its program", "[sourc
     GemmSpec other = spec;
     if (is_grouped(other.problem)) other.problem.groups = 3;
     if (other.problem.alignment != 0) other.problem.alignment = 1;
-    if (other.problem.scaling == Scaling::k1d1d) other.problem.k = 16;
+    if (other.problem.scaling == Scaling::k1d1d) other.problem.k += 128;
     other.problem = canonical(other.problem);
     GemmSpec first = spec;
     first.problem = canonical(spec.problem);
