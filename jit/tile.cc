@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "jit/error.h"
-#include "templates/smem_layout.cuh"
 
 namespace kiln::jit {
 namespace {
@@ -20,6 +19,8 @@ std::int32_t waves(const Tile& t) {
 }
 std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
 
+}  // namespace
+
 device::SmemLayout layout_of(const Tile& t, const Problem& p) {
   return device::smem_layout(
       {static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
@@ -29,6 +30,8 @@ device::SmemLayout layout_of(const Tile& t, const Problem& p) {
        p.scaling == Scaling::k1d1d,
        has_row_groups(p) ? static_cast<std::uint32_t>(group_capacity(p)) : 0});
 }
+
+namespace {
 
 // Registers a consumer thread has after redistribution (templates/gemm_shape.cuh), and needs: one
 // accumulator, one total per wave, the column scales, and what addresses take.
@@ -142,7 +145,9 @@ void add_family(std::vector<Tile>& tiles, const Shape& s, const Problem& p) {
       Tile t{s.block_m, width,     s.warpgroups_m, s.warpgroups_n,
              2,         cluster_m, cluster_n,      raster_group(p)};
       t.stages = most_stages(t, p);
-      if (is_legal(t, p)) tiles.push_back(t);
+      // Three warpgroups have 160 registers to a thread: this kind spills 12 bytes.
+      const bool spills = has_row_groups(p) && t.warpgroups_m == 3 && t.cluster_m > 1;
+      if (is_legal(t, p) && !spills) tiles.push_back(t);
     }
   }
 }

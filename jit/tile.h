@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "jit/problem.h"
+#include "templates/smem_layout.cuh"
 
 namespace kiln::jit {
 
@@ -67,6 +68,9 @@ std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& mach
 // Error{kInvalidArgument} on anything else; it does not check legality.
 std::string describe(const Tile& tile);
 Tile parse_tile(std::string_view text, std::string_view field);
+
+// Where everything lies in a CTA's shared memory.
+device::SmemLayout layout_of(const Tile& tile, const Problem& problem);
 
 // Threads and dynamic shared memory of a launch.
 std::int32_t threads(const Tile& tile);
