@@ -14,10 +14,6 @@ namespace kiln::jit {
 namespace {
 
 std::int32_t consumers(const Tile& t) { return t.warpgroups_m * t.warpgroups_n; }
-std::int32_t waves(const Tile& t) {
-  return t.block_m / t.warpgroups_m / static_cast<int>(device::kWaveRows);
-}
-std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
 
 }  // namespace
 

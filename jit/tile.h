@@ -31,6 +31,12 @@ struct Tile {
   auto operator<=>(const Tile&) const = default;
 };
 
+// Of one consumer warpgroup: its columns, and its waves of 64 rows.
+inline std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
+inline std::int32_t waves(const Tile& t) {
+  return t.block_m / t.warpgroups_m / static_cast<std::int32_t>(device::kWaveRows);
+}
+
 // GPU facts that the choice depends on. They are inputs, so a machine without a GPU can plan.
 struct Machine {
   std::int32_t num_sms = 132;

@@ -225,10 +225,12 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Work& w, const Consumer
   state.pending = true;
 }
 
-// A tile without valid rows for this warpgroup: its stages are only handed back.
+// A tile without valid rows for this warpgroup: its stages are only handed back, when the whole warp
+// has seen them. (Elsewhere the WGMMAs hold a warp together.)
 KILN_DEVICE void pass_tile(const Work& w, const Consumer& c, Ring<kStages>& ring) {
   for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
     wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
+    __syncwarp();
     release(w, c, ring.stage);
   }
 }

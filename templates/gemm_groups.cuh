@@ -1,14 +1,14 @@
 // Which tile a CTA computes next, for every layout, and the group table of the row groups.
 //
-// The group table lies in shared memory and is made once by each CTA from what the device holds:
-// (schedule.cuh says what it holds). With labels a group's end is rounded up to the alignment, and
-// the label of each row decides.
+// The group table (schedule.cuh says what it holds) lies in shared memory; each CTA makes it once,
+// from the labels, ends or row counts on the device. With labels a group's end in the table is
+// rounded up to the alignment, and the label of each row decides.
 #pragma once
 
 #include "gemm_shape.cuh"
 
 // M-major SFA comes by TMA, whose first coordinate has to be a multiple of 16 bytes.
-constexpr TileSize kSize{kBlockM * kClusterM, kBlockN* kClusterN, kSfaRowMajor ? 1 : 4};
+constexpr TileSize kSize{kBlockM * kClusterM, kBlockN * kClusterN, kSfaRowMajor ? 1 : 4};
 
 struct SharedArray {
   u32 address;

@@ -60,7 +60,7 @@ constexpr u32 kScaleSpan =
 static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's column scales");
 
 // 1d1d scales each element twice. Where registers allow, the products of row and column scales are
-// formed while the WGMMAs run; otherwise the column scales are at least loaded before them.
+// formed while the WGMMAs run; otherwise the column scales are at least loaded then.
 constexpr bool kEarlyProducts = kColumnScales && (kWaves + 2) * kWgN / 2 + 24 <= kConsumerRegisters;
 
 // Unrolling the loop over K by 4 gains 1 to 2 % at M = 4096 on an H200 and doubles ptxas's time,

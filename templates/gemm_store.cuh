@@ -33,8 +33,8 @@ KILN_DEVICE u32 staged(u32 slot, u32 row, u32 unit) {
   return slot + (flat ^ (((flat >> 7) & (kBytes / 16 - 1)) << 4));
 }
 
-KILN_DEVICE void
-wait_slot_free() {  // this lane's stores have left at least one of the kSlots slots
+// This lane's stores have left at least one of the kSlots slots.
+KILN_DEVICE void wait_slot_free() {
   cp_async_bulk_wait_group_read<kSlots - 1>();
 }
 
@@ -72,9 +72,7 @@ KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, c
   if (!kRowGroups || at.valid == kAllRows) {
     fence_proxy_async();
     __syncwarp();
-    if (c.lane == 0) {
-      store_box(p, slot, at);
-    }
+    if (c.lane == 0) store_box(p, slot, at);
   } else {
     __syncwarp();
     if (at.valid != 0) copy_valid_rows(p, c, slot, at);
@@ -102,8 +100,7 @@ KILN_DEVICE void stage_bf16(u32 slot, u32 lane, const float* values) {
   }
 }
 
-// Two neighbouring elements of a fragment into the slot, added to C where that was
-// loaded.
+// Two neighbouring elements of a fragment into the slot, added to C where that was loaded.
 KILN_DEVICE void stage_pair(u32 slot, u32 row, u32 unit, u32 lane, const float* value) {
   float2 c{0.f, 0.f};
   if constexpr (kOutBf16) {
