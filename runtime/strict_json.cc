@@ -1,4 +1,4 @@
-#include "tools/strict_json.h"
+#include "runtime/strict_json.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "jit/error.h"
-#include "tools/text.h"
+#include "runtime/text.h"
 
-namespace kiln::tools {
+namespace kiln::runtime {
 namespace {
 
 using nlohmann::json;
@@ -235,6 +235,14 @@ std::int64_t JsonView::integer(std::int64_t min, std::int64_t max) const {
   return value;
 }
 
+double JsonView::number(double min, double max) const {
+  const std::string rule = fmt::format("must be a number from {} to {}", min, max);
+  if (!value_.is_number()) fail_value(rule);
+  const auto value = value_.get<double>();
+  if (!(value >= min && value <= max)) fail_value(rule);
+  return value;
+}
+
 bool JsonView::boolean() const {
   if (!value_.is_boolean()) fail_value("must be true or false");
   return value_.get<bool>();
@@ -248,4 +256,4 @@ std::string JsonView::string(std::size_t max_bytes) const {
   return text;
 }
 
-}  // namespace kiln::tools
+}  // namespace kiln::runtime
