@@ -110,9 +110,55 @@ void Event::record(CUstream stream) const {
   device_->driver().check(device_->driver().cuEventRecord(event_, stream), "cuEventRecord");
 }
 
+void Event::record_in_capture(CUstream stream) const {
+  const ContextScope scope(device_->driver(), device_->context());
+  device_->driver().check(
+      device_->driver().cuEventRecordWithFlags(event_, stream, CU_EVENT_RECORD_EXTERNAL),
+      "cuEventRecordWithFlags");
+}
+
 void Event::synchronize() const {
   const ContextScope scope(device_->driver(), device_->context());
   device_->driver().check(device_->driver().cuEventSynchronize(event_), "cuEventSynchronize");
+}
+
+Graph::Graph(const Device& device, const std::function<void(CUstream)>& enqueue)
+    : device_(&device) {
+  const Driver& driver = device.driver();
+  const ContextScope scope(driver, device.context());
+  const Stream stream(device);
+  driver.check(driver.cuStreamBeginCapture(stream.get(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+               "cuStreamBeginCapture");
+  CUgraph graph = nullptr;
+  try {
+    enqueue(stream.get());
+  } catch (...) {
+    // Gives no graph when the capture was invalidated.
+    if (driver.cuStreamEndCapture(stream.get(), &graph) == CUDA_SUCCESS && graph != nullptr)
+      driver.cuGraphDestroy(graph);
+    throw;
+  }
+  driver.check(driver.cuStreamEndCapture(stream.get(), &graph), "cuStreamEndCapture");
+  const CUresult made = driver.cuGraphInstantiateWithFlags(&exec_, graph, 0);
+  driver.cuGraphDestroy(graph);
+  driver.check(made, "cuGraphInstantiateWithFlags");
+}
+
+Graph::Graph(Graph&& other) noexcept
+    : device_(other.device_), exec_(std::exchange(other.exec_, nullptr)) {}
+
+Graph::~Graph() {
+  if (exec_ == nullptr) return;
+  try {
+    const ContextScope scope(device_->driver(), device_->context());
+    device_->driver().cuGraphExecDestroy(exec_);
+  } catch (const Error&) {  // as in ~DeviceBuffer
+  }
+}
+
+void Graph::launch(CUstream stream) const {
+  const ContextScope scope(device_->driver(), device_->context());
+  device_->driver().check(device_->driver().cuGraphLaunch(exec_, stream), "cuGraphLaunch");
 }
 
 double elapsed_us(const Event& begin, const Event& end) {

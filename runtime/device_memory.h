@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -78,12 +79,31 @@ class Event {
   Event& operator=(const Event&) = delete;
 
   void record(CUstream stream) const;
+  // Inside a stream capture: a node of the graph that records this event at each replay.
+  void record_in_capture(CUstream stream) const;
   void synchronize() const;
 
  private:
   friend double elapsed_us(const Event& begin, const Event& end);
   const Device* device_;
   CUevent event_ = nullptr;
+};
+
+// Work that was enqueued once and can be replayed with one call.
+class Graph {
+ public:
+  // Captures what `enqueue` puts on a stream of its own, without running it. What `enqueue` throws
+  // passes through, and the capture is over then.
+  Graph(const Device& device, const std::function<void(CUstream)>& enqueue);
+  Graph(Graph&& other) noexcept;
+  Graph& operator=(Graph&&) = delete;
+  ~Graph();
+
+  void launch(CUstream stream) const;
+
+ private:
+  const Device* device_;
+  CUgraphExec exec_ = nullptr;
 };
 
 // GPU time between two recorded events of one device; waits for `end`.

@@ -83,7 +83,7 @@ jit::ReferenceSpec reference_spec(const jit::Problem& p) {
 
 }  // namespace
 
-struct Bench::Operands {
+struct PreparedCase::Operands {
   runtime::DeviceBuffer a, b, sfa, sfb, d;
   runtime::DeviceBuffer c;  // D before the launch; accumulating only
   runtime::DeviceBuffer grouping;
@@ -195,11 +195,10 @@ void Bench::fill_operands(const Workload& w, const Operands& o) {
   create_quantizer(handle_.get(), problem.b_type,
                    per_column ? KILN_SCALE_1X128 : KILN_SCALE_128X128,
                    per_column ? KILN_SCALE_M_MAJOR : KILN_SCALE_ROW_MAJOR, cast_b);
-  for (const runtime::DeviceBuffer* buffer : {&o.a, &o.b, &o.sfa, &o.sfb, &o.d, &o.c}) {
+  for (const runtime::DeviceBuffer* buffer : {&o.a, &o.b, &o.sfa, &o.sfb}) {
     if (buffer->size() > 0) buffer->fill(kUntouched, stream_.get());
   }
   const runtime::DeviceBuffer wide(device_, bytes(operand_sizes(w).widest_part, 2));
-  const std::int64_t d_bytes = jit::element_bytes(p.out);
   std::uint64_t seed = options_.seed;
   for (const Product& part : products(w)) {
     cast(cast_a.get(), wide,
@@ -208,14 +207,25 @@ void Bench::fill_operands(const Workload& w, const Operands& o) {
     cast(cast_b.get(), wide,
          {p.n, part.k, o.b.data<std::uint8_t>() + part.b, part.ldb, o.sfb.data<float>() + part.sfb,
           w.ld_sfb, seed++});
-    if (p.accumulate) {
-      // Two BF16 values make one FP32 value: the upper one, with random lower mantissa bits.
-      const auto count = static_cast<std::uint64_t>(part.m * p.n * d_bytes / 2);
-      fill(o.c.data<std::uint8_t>() + part.d * d_bytes, count, seed);
-      fill(o.d.data<std::uint8_t>() + part.d * d_bytes, count, seed++);
-    }
+    if (p.accumulate) ++seed;  // of C, see fill_d()
   }
+  if (p.accumulate) fill_d(w, o.c);
+  fill_d(w, o.d);
   stream_.synchronize();  // before `wide` goes
+}
+
+// D as a launch finds it: accumulating C, else nothing that could pass for a result.
+void Bench::fill_d(const Workload& w, const runtime::DeviceBuffer& d) {
+  d.fill(kUntouched, stream_.get());
+  if (!w.problem.accumulate) return;
+  const std::int64_t d_bytes = jit::element_bytes(w.problem.out);
+  std::uint64_t seed = options_.seed;
+  for (const Product& part : products(w)) {
+    // Two BF16 values make one FP32 value: the upper one, with random lower mantissa bits.
+    const auto count = static_cast<std::uint64_t>(part.m * w.problem.n * d_bytes / 2);
+    fill(d.data<std::uint8_t>() + part.d * d_bytes, count, seed + 2);
+    seed += 3;  // A and B of the part have the other two
+  }
 }
 
 CheckResult Bench::compare(const Workload& w, const Operands& o) {
@@ -271,7 +281,7 @@ std::int64_t Bench::count_stray_rows(const Workload& w, const Operands& o) const
   return stray;
 }
 
-void Bench::time(const kiln_plan* plan, const Operands& o, BenchResult& result) {
+void Bench::time(const Launch& launch, BenchResult& result) {
   const runtime::Event begin(device_), end(device_);
   std::vector<double> times_us;
   for (int i = 0; i < kWarmUps + options_.repeat; ++i) {
@@ -279,7 +289,7 @@ void Bench::time(const kiln_plan* plan, const Operands& o, BenchResult& result) 
     // the time of the launch call is not measured.
     flush_.fill(static_cast<std::uint8_t>(i), stream_.get());
     begin.record(stream_.get());
-    check(kiln_launch(plan, &o.launch, stream_.get()));
+    launch(stream_.get());
     end.record(stream_.get());
     const double us = runtime::elapsed_us(begin, end);
     if (i >= kWarmUps) times_us.push_back(us);
@@ -291,31 +301,57 @@ void Bench::time(const kiln_plan* plan, const Operands& o, BenchResult& result) 
   result.best_us = times_us.front();
 }
 
+PreparedCase::PreparedCase(Bench& bench, const BenchCase& c)
+    : bench_(bench), workload_(make_workload(c.problem, c.sizing)) {
+  bench.require_memory(workload_);
+  operands_ = std::make_unique<Operands>(bench.make_operands(workload_));
+  flops_ = tools::flops(workload_);
+  bytes_ = moved_bytes(workload_);
+  roofline_us_ = std::max(flops_ / bench.peak().tflops / 1e6, bytes_ / bench.peak().gb_per_s / 1e3);
+}
+
+PreparedCase::~PreparedCase() = default;
+
+const kiln_operands& PreparedCase::operands() const { return operands_->launch; }
+
+BenchPlan PreparedCase::plan(const std::optional<jit::Tile>& tile) const {
+  const kiln_problem problem = to_c(workload_.problem);
+  const kiln_tile given = to_c(tile.value_or(jit::Tile{}));
+  const auto plan = std::make_shared<PlanHandle>();
+  tools::check(
+      kiln_plan_create(bench_.handle_.get(), &problem, tile ? &given : nullptr, plan->out()));
+  tools::check(kiln_plan_prepare(plan->get(), workload_.plan_m, workload_.plan_m));
+  BenchPlan result;
+  tools::check(kiln_plan_describe(plan->get(), workload_.plan_m, &result.description));
+  result.launch = [plan, operands = operands_.get()](CUstream stream) {
+    tools::check(kiln_launch(plan->get(), &operands->launch, stream));
+  };
+  return result;
+}
+
+CheckResult PreparedCase::check(const Launch& launch) const {
+  bench_.fill_d(workload_, operands_->d);
+  launch(bench_.stream_.get());
+  bench_.stream_.synchronize();
+  return bench_.compare(workload_, *operands_);
+}
+
+std::unique_ptr<PreparedCase> Bench::prepare(const BenchCase& c) {
+  return std::unique_ptr<PreparedCase>(new PreparedCase(*this, c));
+}
+
 BenchResult Bench::run(const BenchCase& c) {
+  const std::unique_ptr<PreparedCase> prepared = prepare(c);
+  const BenchPlan plan = prepared->plan(c.tile);
   BenchResult result;
-  result.workload = make_workload(c.problem, c.sizing);
-  const Workload& w = result.workload;
-  require_memory(w);
-  // 1. The plan and its kernel for this M.
-  const kiln_problem problem = to_c(c.problem);
-  const kiln_tile tile = to_c(c.tile.value_or(jit::Tile{}));
-  PlanHandle plan;
-  check(kiln_plan_create(handle_.get(), &problem, c.tile ? &tile : nullptr, plan.out()));
-  check(kiln_plan_prepare(plan.get(), w.plan_m, w.plan_m));
-  check(kiln_plan_describe(plan.get(), w.plan_m, &result.plan));
-
-  // 2. One launch that is checked, before repeats accumulate on top of it.
-  const Operands operands = make_operands(w);
-  check(kiln_launch(plan.get(), &operands.launch, stream_.get()));
-  stream_.synchronize();
-  if (options_.check) result.check = compare(w, operands);
-
-  // 3. The launches that are timed.
-  time(plan.get(), operands, result);
-  result.flops = flops(w);
-  result.bytes = moved_bytes(w);
-  result.roofline_us =
-      std::max(result.flops / peak_.tflops / 1e6, result.bytes / peak_.gb_per_s / 1e3);
+  result.workload = prepared->workload();
+  result.plan = plan.description;
+  // Before repeats accumulate on top of it.
+  if (options_.check) result.check = prepared->check(plan.launch);
+  time(plan.launch, result);
+  result.flops = prepared->flops();
+  result.bytes = prepared->bytes();
+  result.roofline_us = prepared->roofline_us();
   return result;
 }
 

@@ -1,13 +1,16 @@
-// Runs one problem on the GPU: makes its operands, launches through the C API as a program would,
-// checks the result against a plain kernel, and times it.
+// Problems on the GPU: makes their operands, launches through the C API as a program would, checks
+// results against a plain kernel, and times them. `kiln run` uses run(); who compares several
+// versions takes a PreparedCase apart.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "runtime/device_memory.h"
 #include "tools/commands.h"
+#include "tools/measure.h"
 #include "tools/workload.h"
 
 namespace kiln::tools {
@@ -54,6 +57,42 @@ struct BenchResult {
   double roofline_percent() const { return median_us > 0 ? 100 * roofline_us / median_us : 0; }
 };
 
+class Bench;
+
+// One way to compute a case: the plan with its kernel for the case's M, loaded.
+struct BenchPlan {
+  kiln_plan_description description = KILN_PLAN_DESCRIPTION_INIT;
+  // On the operands of the case, which must outlive it. Can be captured.
+  Launch launch;
+};
+
+// A case with its operands on the GPU.
+class PreparedCase {
+ public:
+  ~PreparedCase();
+  const Workload& workload() const { return workload_; }
+  const kiln_operands& operands() const;
+
+  // A plan with the tile of the engine's choice, or with `tile`. Compiles, or takes from the cache.
+  BenchPlan plan(const std::optional<jit::Tile>& tile) const;
+  // Sets D back, launches once, and compares D with the plain kernel.
+  CheckResult check(const Launch& launch) const;
+
+  double flops() const { return flops_; }
+  double bytes() const { return bytes_; }
+  double roofline_us() const { return roofline_us_; }
+
+ private:
+  friend class Bench;
+  struct Operands;
+  PreparedCase(Bench& bench, const BenchCase& c);
+
+  Bench& bench_;
+  Workload workload_;
+  std::unique_ptr<Operands> operands_;
+  double flops_ = 0, bytes_ = 0, roofline_us_ = 0;
+};
+
 class Bench {
  public:
   // `engine` must have a device and outlive this.
@@ -64,18 +103,23 @@ class Bench {
   // Throws Error: a problem that cannot be computed, memory that does not suffice, a driver error.
   BenchResult run(const BenchCase& c);
 
+  // Makes the operands; throws as run() does. The case must not outlive this.
+  std::unique_ptr<PreparedCase> prepare(const BenchCase& c);
+
  private:
-  struct Operands;
+  friend class PreparedCase;
+  using Operands = PreparedCase::Operands;
   struct Part;
 
   void require_memory(const Workload& w) const;
   Operands make_operands(const Workload& w);
   void fill_operands(const Workload& w, const Operands& operands);
+  void fill_d(const Workload& w, const runtime::DeviceBuffer& d);
   void fill(void* out, std::uint64_t count, std::uint64_t seed);
   void cast(const kiln_quantizer* quantizer, const runtime::DeviceBuffer& wide, const Part& part);
   CheckResult compare(const Workload& w, const Operands& operands);
   std::int64_t count_stray_rows(const Workload& w, const Operands& operands) const;
-  void time(const kiln_plan* plan, const Operands& operands, BenchResult& result);
+  void time(const Launch& launch, BenchResult& result);
 
   const EngineHandle& handle_;
   runtime::Engine& engine_;

@@ -393,20 +393,28 @@ CUresult cuStreamSynchronize(CUstream stream) {
   return CUDA_SUCCESS;
 }
 
+// An event knows how many launches came before it.
 CUresult cuEventCreate(CUevent* event, unsigned) {
   COUNT("cuEventCreate");
-  *event = reinterpret_cast<CUevent>(new char);
+  *event = reinterpret_cast<CUevent>(new std::uint64_t{0});
   return CUDA_SUCCESS;
 }
 
 CUresult cuEventDestroy(CUevent event) {
   COUNT("cuEventDestroy");
-  delete reinterpret_cast<char*>(event);
+  delete reinterpret_cast<std::uint64_t*>(event);
   return CUDA_SUCCESS;
 }
 
-CUresult cuEventRecord(CUevent, CUstream) {
+CUresult cuEventRecord(CUevent event, CUstream) {
   COUNT("cuEventRecord");
+  *reinterpret_cast<std::uint64_t*>(event) = state.launches;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuEventRecordWithFlags(CUevent event, CUstream, unsigned) {
+  COUNT("cuEventRecordWithFlags");
+  *reinterpret_cast<std::uint64_t*>(event) = state.launches;
   return CUDA_SUCCESS;
 }
 
@@ -415,9 +423,54 @@ CUresult cuEventSynchronize(CUevent) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuEventElapsedTime(float* milliseconds, CUevent, CUevent) {
+// A launch takes 1 ms; nothing at all 0.25 ms, as events have a price.
+CUresult cuEventElapsedTime(float* milliseconds, CUevent begin, CUevent end) {
   COUNT("cuEventElapsedTime");
-  *milliseconds = 1.0f;
+  const std::uint64_t launches =
+      *reinterpret_cast<std::uint64_t*>(end) - *reinterpret_cast<std::uint64_t*>(begin);
+  *milliseconds = launches == 0 ? 0.25f : static_cast<float>(launches);
+  return CUDA_SUCCESS;
+}
+
+// What is captured is done at once, and its replays do nothing.
+CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
+  COUNT("cuStreamBeginCapture");
+  if (state.capturing != nullptr) return CUDA_ERROR_ILLEGAL_STATE;
+  state.capturing = stream;
+  state.capture_invalidated = false;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
+  COUNT("cuStreamEndCapture");
+  if (state.capturing != stream) return CUDA_ERROR_ILLEGAL_STATE;
+  state.capturing = nullptr;
+  *graph = nullptr;
+  if (state.capture_invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  *graph = reinterpret_cast<CUgraph>(new char);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphInstantiateWithFlags(CUgraphExec* exec, CUgraph, unsigned long long) {
+  COUNT("cuGraphInstantiateWithFlags");
+  *exec = reinterpret_cast<CUgraphExec>(new char);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphLaunch(CUgraphExec, CUstream) {
+  COUNT("cuGraphLaunch");
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphDestroy(CUgraph graph) {
+  COUNT("cuGraphDestroy");
+  delete reinterpret_cast<char*>(graph);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuGraphExecDestroy(CUgraphExec exec) {
+  COUNT("cuGraphExecDestroy");
+  delete reinterpret_cast<char*>(exec);
   return CUDA_SUCCESS;
 }
 
