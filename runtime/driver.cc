@@ -191,6 +191,10 @@ DeviceInfo query_device(const Driver& driver, int ordinal) {
   DeviceInfo info;
   info.ordinal = ordinal;
   info.name = name.data();
+  info.pci_bus_id = fmt::format("{:08x}:{:02x}:{:02x}.0",
+                                attribute(driver, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, device),
+                                attribute(driver, CU_DEVICE_ATTRIBUTE_PCI_BUS_ID, device),
+                                attribute(driver, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID, device));
   info.major = attribute(driver, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
   info.minor = attribute(driver, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
   info.num_sms = attribute(driver, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);

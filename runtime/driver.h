@@ -109,6 +109,7 @@ class RelaxedCapture {
 struct DeviceInfo {
   int ordinal = 0;
   std::string name;
+  std::string pci_bus_id;    // "00000000:1b:00.0"
   int major = 0, minor = 0;  // compute capability
   int num_sms = 0;
   int clock_khz = 0;

@@ -52,8 +52,8 @@ Timing summarize(std::vector<double> samples_us) {
   return timing;
 }
 
-Measurement measure(Stopwatch& stopwatch, std::span<const Launch> contestants,
-                    const MeasureOptions& options) {
+Comparison compare(Stopwatch& stopwatch, std::span<const Launch> contestants,
+                   const MeasureOptions& options) {
   // 1. Everyone, and the empty interval as the last.
   stopwatch.clear();
   std::vector<std::size_t> numbers;
@@ -72,7 +72,7 @@ Measurement measure(Stopwatch& stopwatch, std::span<const Launch> contestants,
   }
 
   // 3. Times of one launch.
-  Measurement result;
+  Comparison result;
   result.empty_us = summarize(samples.back()).median_us;
   const int launches = stopwatch.launches_per_sample();
   for (std::size_t who = 0; who + 1 < count; ++who) {

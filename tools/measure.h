@@ -14,7 +14,7 @@
 // A round takes one sample of every contestant; rounds begin with another contestant each time.
 // What drifts (clocks, temperature) therefore touches all of them alike.
 //
-// What is known of GPUs and L2 is in GraphStopwatch; measure() is arithmetic over the interface and
+// What is known of GPUs and L2 is in GraphStopwatch; compare() is arithmetic over the interface and
 // takes any Stopwatch. Not thread-safe.
 #pragma once
 
@@ -71,14 +71,14 @@ struct MeasureOptions {
   int warm_ups = 2;  // rounds before them that do not count
 };
 
-struct Measurement {
+struct Comparison {
   std::vector<Timing> timings;  // of the contestants, in their order
   double empty_us = 0;          // the interval that was subtracted
 };
 
 // Clears the stopwatch before and after. A sample below the empty interval counts as 0.
-Measurement measure(Stopwatch& stopwatch, std::span<const Launch> contestants,
-                    const MeasureOptions& options);
+Comparison compare(Stopwatch& stopwatch, std::span<const Launch> contestants,
+                   const MeasureOptions& options);
 
 class GraphStopwatch final : public Stopwatch {
  public:
