@@ -23,9 +23,13 @@ constexpr std::array<std::string_view, 6> kFileKeys = {"$schema", "format",   "m
 constexpr std::array<std::string_view, 11> kDefaultKeys = {
     "layout",     "scaling", "a",          "b",      "out",      "sfa",
     "accumulate", "m",       "group_form", "groups", "alignment"};
-constexpr std::array<std::string_view, 15> kProblemKeys = {
-    "name", "comment", "n",          "k", "layout",     "scaling", "a",        "b",
-    "out",  "sfa",     "accumulate", "m", "group_form", "groups",  "alignment"};
+constexpr std::array<std::string_view, 16> kProblemKeys = {
+    "name", "comment", "n",          "k", "layout",     "scaling", "a",         "b",
+    "out",  "sfa",     "accumulate", "m", "group_form", "groups",  "alignment", "references"};
+constexpr std::array<std::string_view, 3> kReferenceKeys = {"by", "us", "total"};
+constexpr std::size_t kMaxReferences = 8;
+constexpr double kMinReferenceUs = 0.001;
+constexpr double kMaxReferenceUs = 1e9;
 
 bool is_name_character(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
@@ -125,12 +129,33 @@ std::string read_name(const JsonView& value) {
   return name;
 }
 
+ReferenceTime read_reference(const JsonView& object) {
+  object.expect_object(kReferenceKeys);
+  ReferenceTime reference;
+  const JsonView by = object.at("by");
+  reference.by = by.string(kMaxTextBytes);
+  const bool printable = std::all_of(reference.by.begin(), reference.by.end(),
+                                     [](char c) { return c >= ' ' && c <= '~'; });
+  if (reference.by.empty() || reference.by.size() > kMaxNameBytes || !printable) {
+    by.fail_value(fmt::format("must be 1 to {} printable ASCII characters", kMaxNameBytes));
+  }
+  reference.us = object.at("us").number(kMinReferenceUs, kMaxReferenceUs);
+  if (object.has("total")) reference.total = object.at("total").integer(0, jit::kMaxM);
+  return reference;
+}
+
 NamedProblem read_problem(const JsonView& object, const Fields& defaults) {
   object.expect_object(kProblemKeys);
   Fields fields = defaults;
   jit::Problem& problem = fields.named.problem;
   fields.named.name = read_name(object.at("name"));
   if (object.has("comment")) object.at("comment").string(kMaxTextBytes);
+  if (object.has("references")) {
+    const JsonView list = object.at("references");
+    const std::size_t count = list.expect_array(0, kMaxReferences);
+    for (std::size_t i = 0; i < count; ++i)
+      fields.named.references.push_back(read_reference(list.at(i)));
+  }
   problem.n = object.at("n").integer(1, kMaxExtent);
   problem.k = object.at("k").integer(1, kMaxExtent);
   if (object.has("layout")) problem.layout = parse_word(object.at("layout"), jit::parse_layout);
@@ -210,6 +235,7 @@ nlohmann::ordered_json to_json(const jit::Problem& problem) {
     object["groups"] = problem.groups;
   }
   if (problem.layout == jit::Layout::kGroupedContiguous) object["alignment"] = problem.alignment;
+  if (problem.batch_invariant) object["batch_invariant"] = true;
   return object;
 }
 

@@ -20,12 +20,22 @@ namespace kiln::tools {
 
 inline constexpr std::int64_t kMaxExtent = (std::int64_t{1} << 31) - 512;  // of N and K
 
+// A time that somebody else's kernel, or an earlier one, took for the problem at its first M.
+struct ReferenceTime {
+  std::string by;
+  double us = 0;
+  // grouped layouts: how much was computed in that time, of which another draw has another amount:
+  // contiguous rows with padding, masked valid rows, grouped_k positions in K. 0: not said.
+  std::int64_t total = 0;
+};
+
 struct NamedProblem {
   std::string name;
   jit::Problem problem;
   // What `kiln run` measures; never empty. grouped_contiguous, grouped_masked: mean rows of a
   // group.
   std::vector<std::int64_t> m;
+  std::vector<ReferenceTime> references;  // for `kiln bench`
 };
 
 // The fields of a problem whose defaults follow from others.

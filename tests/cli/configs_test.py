@@ -31,11 +31,12 @@ def problems_of(value, schema, place="the document"):
         "maxLength", "pattern", "enum", "const"
     }
     assert set(schema) <= known, f"this test does not know {set(schema) - known}"
-    types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool,
+             "number": (int, float)}
     found = []
     expected = schema.get("type")
     if expected and (not isinstance(value, types[expected]) or
-                     expected == "integer" and isinstance(value, bool)):
+                     expected in ("integer", "number") and isinstance(value, bool)):
         return [f"{place}: no {expected}"]
     if "enum" in schema and value not in schema["enum"]:
         found.append(f"{place}: not one of the words")
@@ -61,7 +62,7 @@ def problems_of(value, schema, place="the document"):
         if len(value.encode()) > schema.get(
                 "maxLength", 1 << 30) or not re.search(schema.get("pattern", ""), value):
             found.append(f"{place}: text")
-    elif isinstance(value, int) and not isinstance(value, bool):
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if not schema.get("minimum", value) <= value <= schema.get("maximum", value):
             found.append(f"{place}: range")
     return found
@@ -91,12 +92,15 @@ class SchemaAndLoader(ConfigCase):
         "problems": [{
             "name": "a", "comment": "x", "n": 64, "k": 64, "layout": "dense", "scaling": "1d2d",
             "a": "e5m2", "b": "e4m3", "out": "bf16", "sfa": "row", "accumulate": False, "m": [0],
-            "group_form": "none", "groups": 1, "alignment": 0
+            "group_form": "none", "groups": 1, "alignment": 0,
+            "references": [{"by": "x", "us": 1.5, "total": 1}]
         }],
     }
     PLACES = {
         "the document": ((), SCHEMA), "defaults": (("defaults",), SCHEMA["properties"]["defaults"]),
-        "problems[0]": (("problems", 0), SCHEMA["$defs"]["problem"])
+        "problems[0]": (("problems", 0), SCHEMA["$defs"]["problem"]),
+        "problems[0].references[0]": (("problems", 0, "references", 0),
+                                      SCHEMA["$defs"]["reference"])
     }
 
     @staticmethod
