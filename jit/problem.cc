@@ -156,6 +156,7 @@ std::int32_t group_capacity(const Problem& problem) {
 Problem canonical(const Problem& problem) {
   Problem p = problem;
   p.groups = group_capacity(p);
+  p.batch_invariant = false;
   if (p.layout == Layout::kGroupedContiguous) p.alignment = static_cast<std::int32_t>(kScaleBlock);
   if (p.scaling == Scaling::k1d1d) p.k = reduces(p) ? kReduceFromK : kScaleBlock;
   return p;
@@ -206,6 +207,7 @@ std::string describe(const Problem& p) {
                                  p.accumulate ? "+=" : "", name(p.sfa_major));
   if (is_grouped(p)) text += fmt::format(" {} groups={}", name(p.group_form), p.groups);
   if (p.layout == Layout::kGroupedContiguous) text += fmt::format(" alignment={}", p.alignment);
+  if (p.batch_invariant) text += " batch_invariant";
   return text;
 }
 

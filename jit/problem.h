@@ -62,6 +62,9 @@ struct Problem {
   std::int32_t groups = 1;     // G, in 1..kMaxGroups; 1 when dense
   std::int32_t alignment = 0;  // grouped_contiguous: a group's first row is a multiple of it (a
                                // power of two in 1..kMaxAlignment); 0 in the other layouts
+  // One tile for every M, so that a row of D does not depend on how many rows are computed with it.
+  // It decides which tiles are used and nothing about a kernel.
+  bool batch_invariant = false;
 
   auto operator<=>(const Problem&) const = default;
 };
@@ -74,7 +77,8 @@ inline constexpr std::int32_t kMaxAlignment = 1024;
 void validate(const Problem& problem);
 
 // The problem as its kernels see it: what they take at run time (alignment, K under 1d1d, the exact
-// number of groups) has a fixed value. Problems with equal results share their kernels.
+// number of groups) has a fixed value, and so has batch_invariant. Problems with equal results
+// share their kernels.
 Problem canonical(const Problem& problem);
 
 // Accumulates by reduction in L2 rather than by loading C: where computing takes longer than the

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -65,9 +66,18 @@ struct TileInterval {
   auto operator<=>(const TileInterval&) const = default;
 };
 
-// The plan: intervals ascending, without gaps, from 0 to kMaxM; neighbours differ in their tile.
-// The kernels that any M can need are exactly these, so warming them is complete.
+// The most tiles that a plan has over all M: so many kernels are compiled, kept and loaded.
+inline constexpr std::size_t kMaxPlanTiles = 8;
+
+// The plan: intervals ascending, without gaps, from 0 to kMaxM; neighbours differ in their tile,
+// and there are at most kMaxPlanTiles different ones, those with which the estimates lose least.
+// The kernels that any M can need are exactly these, so warming them is complete. A batch_invariant
+// problem has one interval, with the choice for middle_m().
 std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine);
+
+// The M that decides where one tile serves every M: between decoding, where most tiles are alike,
+// and large batches, whose tiles waste the most when there are few rows.
+std::int64_t middle_m(const Problem& problem);
 
 // "128x192/2x1/s4/c2x1/r8" and back: block_m x block_n / warpgroups / stages / cluster / raster.
 // parse_tile accepts the trailing parts left out (defaults for them) and throws

@@ -2,8 +2,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "jit/tile.h"
 
@@ -153,15 +156,23 @@ double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machin
   return kFixedUs + combine(std::array{compute_us, bytes / kHbmBytesPerUs}, 3.0);
 }
 
+namespace {
+
+// Below it, partners in a cluster wait for each other more than they share; B is a group's own.
+bool may_choose(const Tile& t, const Extents& e) {
+  constexpr double kClustersFromM = 1024;
+  if (e.groups * e.rows < kClustersFromM && t.cluster_n > 1) return false;
+  return e.rows >= kClustersFromM || t.cluster_m == 1;
+}
+
+}  // namespace
+
 Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine) {
-  constexpr std::int64_t kClustersFromM =
-      1024;  // below, partners wait for each other more than they share
   std::optional<Tile> best;
   double best_us = 0;
   const Extents e = extents_of(problem, m);
   for (const Tile& tile : legal_tiles(problem)) {
-    if (e.groups * e.rows < kClustersFromM && tile.cluster_n > 1) continue;
-    if (e.rows < kClustersFromM && tile.cluster_m > 1) continue;  // B is the group's
+    if (!may_choose(tile, e)) continue;
     const double us = estimate_us(problem, tile, m, machine);
     if (!best || us < best_us) {
       best = tile;
@@ -175,26 +186,94 @@ Tile choose_tile(const Problem& problem, std::int64_t m, const Machine& machine)
   return *best;  // every menu has tiles of 64 columns
 }
 
-std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine) {
+namespace {
+
+// An interval of the plan before its tiles are limited in number.
+struct Stretch {
+  std::int64_t m_min = 0, m_max = 0;
+  std::int64_t decisive_m = 0;
+  Tile tile;
+};
+
+std::vector<Stretch> best_stretches(const Problem& problem, const Machine& machine) {
   constexpr std::array<std::int64_t, 19> kUpper{4,    16,   32,   64,    128,  192,  256,
                                                 384,  512,  768,  1024,  1536, 2048, 3072,
                                                 4096, 6144, 8192, 16384, kMaxM};
   // Beyond it the choice no longer changes, or there is nothing to choose by.
   constexpr std::int64_t kLargestModelled = 32768;
-  std::vector<TileInterval> plan;
+  std::vector<Stretch> stretches;
   std::int64_t first = 0;
   for (const std::int64_t last : kUpper) {
     // The largest M decides, as it has the most tiles; at the very smallest it is the single row
     // that is slowest. Where M is a mean over groups there is no largest.
     const std::int64_t typical = has_row_groups(problem) ? first + (last - first) / 2 : last;
     const std::int64_t decisive = last <= 4 ? 1 : std::min(typical, kLargestModelled);
-    const Tile tile = choose_tile(problem, decisive, machine);
-    if (!plan.empty() && plan.back().tile == tile) {
-      plan.back().m_max = last;
-    } else {
-      plan.push_back({first, last, tile});
-    }
+    stretches.push_back({first, last, decisive, choose_tile(problem, decisive, machine)});
     first = last + 1;
+  }
+  return stretches;
+}
+
+// One tile fewer: the one that is missed least, at the stretch that misses it most, goes; its
+// stretches take the best of the others. False when some stretch can do with no other.
+bool drop_one(std::vector<Stretch>& stretches, const std::set<Tile>& tiles, const Problem& problem,
+              const Machine& machine) {
+  std::optional<std::vector<Stretch>> best;
+  double best_loss = 0;
+  for (const Tile& dropped : tiles) {
+    std::vector<Stretch> without = stretches;
+    double loss = 0;
+    for (Stretch& stretch : without) {
+      if (stretch.tile != dropped) continue;
+      const Extents e = extents_of(problem, stretch.decisive_m);
+      const double us = estimate_us(problem, dropped, stretch.decisive_m, machine);
+      double least = std::numeric_limits<double>::infinity();
+      for (const Tile& other : tiles) {
+        if (other == dropped || !may_choose(other, e)) continue;
+        const double other_us = estimate_us(problem, other, stretch.decisive_m, machine);
+        if (other_us >= least) continue;
+        least = other_us;
+        stretch.tile = other;
+      }
+      loss = std::max(loss, least / us);
+    }
+    if (best && loss >= best_loss) continue;
+    best = std::move(without);
+    best_loss = loss;
+  }
+  if (!best || std::isinf(best_loss)) return false;
+  stretches = std::move(*best);
+  return true;
+}
+
+void limit_tiles(std::vector<Stretch>& stretches, const Problem& problem, const Machine& machine) {
+  for (;;) {
+    std::set<Tile> tiles;
+    for (const Stretch& stretch : stretches) tiles.insert(stretch.tile);
+    if (tiles.size() <= kMaxPlanTiles || !drop_one(stretches, tiles, problem, machine)) return;
+  }
+}
+
+}  // namespace
+
+std::int64_t middle_m(const Problem& problem) {
+  constexpr std::int64_t kMiddle = 512, kMiddleOfGroup = 128;
+  if (problem.layout == Layout::kGroupedContiguous) return kMiddleOfGroup * problem.groups;
+  return problem.layout == Layout::kGroupedMasked ? kMiddleOfGroup : kMiddle;
+}
+
+std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine) {
+  if (problem.batch_invariant)
+    return {{0, kMaxM, choose_tile(problem, middle_m(problem), machine)}};
+  std::vector<Stretch> stretches = best_stretches(problem, machine);
+  limit_tiles(stretches, problem, machine);
+  std::vector<TileInterval> plan;
+  for (const Stretch& stretch : stretches) {
+    if (!plan.empty() && plan.back().tile == stretch.tile) {
+      plan.back().m_max = stretch.m_max;
+    } else {
+      plan.push_back({stretch.m_min, stretch.m_max, stretch.tile});
+    }
   }
   return plan;
 }
