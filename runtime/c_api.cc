@@ -136,6 +136,9 @@ jit::Problem to_problem(const kiln_problem& p) {
        "KILN_GROUPS_PACKED"});
   problem.groups = p.groups;
   problem.alignment = p.alignment;
+  problem.batch_invariant = to_bool("batch_invariant", p.batch_invariant);
+  if (p.reserved != 0)
+    throw Error(Status::kInvalidArgument, fmt::format("reserved must be 0, got {}", p.reserved));
   return problem;
 }
 

@@ -6,7 +6,12 @@
 #include <charconv>
 #include <chrono>
 #include <ctime>
+#include <filesystem>
+#include <system_error>
 #include <utility>
+
+#include "runtime/strict_json.h"
+#include "runtime/text.h"
 
 namespace kiln::runtime {
 namespace {
@@ -89,6 +94,43 @@ cache::Options cache_options(const EngineOptions& options, const Log& log) {
   return result;
 }
 
+TunedTable read_tuned(const std::string& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored))  // opening a pipe could wait for ever
+    throw Error(Status::kInvalidArgument, fmt::format("{}: is not a regular file", path));
+  return TunedTable::load(read_file(path), path);
+}
+
+// At most one warning for each file; what is wrong with one stops no other.
+TunedTables load_tuned(const EngineOptions& options, std::int32_t num_sms, const Log& log) {
+  TunedTables tables;
+  const auto warn = [&](const std::string& message) {
+    log.write(LogLevel::kWarning, fmt::format("tuned tiles: {}", message));
+  };
+  for (const std::string& path : options.tuned_files) {
+    try {
+      TunedTable table = read_tuned(path);
+      if (table.file().num_sms != num_sms) {
+        warn(fmt::format("{} is for {} with {} SMs, and this engine has {}: the file is ignored",
+                         path, quote(table.file().gpu), table.file().num_sms, num_sms));
+        continue;
+      }
+      if (table.num_rejected() > 0)
+        warn(fmt::format("{} of the {} entries are ignored; the first: {}", table.num_rejected(),
+                         table.num_rejected() + table.file().entries.size(),
+                         table.first_rejection()));
+      tables.add(std::move(table));
+    } catch (const Error& error) {
+      warn(fmt::format("{}: the file is ignored", error.what()));
+    }
+  }
+  if (!options.builtin_tuned) return tables;
+  // It is checked by the tests, so it is whole; another GPU than its own is nothing to warn about.
+  TunedTable builtin = TunedTable::load(options.hooks.tuned_text, std::string(kBuiltinTunedSource));
+  if (builtin.file().num_sms == num_sms) tables.add(std::move(builtin));
+  return tables;
+}
+
 }  // namespace
 
 std::string templates_digest() {
@@ -102,6 +144,7 @@ Engine::Engine(EngineOptions options)
       log_(options_.log),
       device_(open_device(options_)),
       num_sms_(choose_num_sms(options_, device_.get())),
+      tuned_(load_tuned(options_, num_sms_, log_)),
       cache_(cache_options(options_, log_)),
       templates_digest_(templates_digest()) {}
 

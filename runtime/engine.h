@@ -21,6 +21,7 @@
 #include "runtime/loaded_kernel.h"
 #include "runtime/log.h"
 #include "runtime/once_map.h"
+#include "runtime/tuned_table.h"
 
 struct kiln_engine;
 
@@ -36,6 +37,7 @@ struct EngineHooks {
   std::string driver_library = kDriverLibrary;
   std::function<std::unique_ptr<jit::Compiler>(const jit::NvrtcSearch&)> open_compiler =
       jit::open_nvrtc;
+  std::string_view tuned_text = builtin_tuned_text();
 };
 
 // Every choice made: no default is left to be looked up.
@@ -49,6 +51,8 @@ struct EngineOptions {
   std::string cache_directory;  // empty: no disk cache
   std::vector<std::string> cache_layers;
   jit::NvrtcSearch nvrtc;
+  std::vector<std::string> tuned_files;  // in order of precedence
+  bool builtin_tuned = true;             // the table that the library was built with, behind those
   EngineHooks hooks;
 };
 
@@ -60,7 +64,7 @@ struct Cubin {
 class Engine {
  public:
   // Throws Error{kNoDriver, kNoDevice, kUnsupported, kInvalidArgument, kDriverError}. A missing
-  // compiler and an unusable cache directory are no errors here.
+  // compiler, an unusable cache directory and an unusable tuned file are no errors here.
   explicit Engine(EngineOptions options);
   ~Engine();
   Engine(const Engine&) = delete;
@@ -104,6 +108,7 @@ class Engine {
   std::int32_t num_sms() const { return num_sms_; }
   MissPolicy miss_policy() const { return options_.miss_policy; }
   bool check_groups() const { return options_.check_groups; }
+  const TunedTables& tuned() const { return tuned_; }
   const Log& log() const { return log_; }
 
   cache::DiskCache& disk_cache() { return cache_; }
@@ -136,6 +141,7 @@ class Engine {
   Log log_;
   std::unique_ptr<const Device> device_;  // null without a device
   std::int32_t num_sms_ = 0;
+  TunedTables tuned_;  // those for num_sms_
   cache::DiskCache cache_;
   std::string templates_digest_;
 

@@ -176,14 +176,18 @@ typedef struct kiln_engine_options {
   const char* nvrtc_path; /* KILN_NVRTC; libnvrtc file or its directory; NULL: search */
   kiln_log_callback log_callback; /* NULL: stderr */
   void* log_user;
+  const char* tuned_path; /* KILN_TUNED; files of tuned tiles a:b:c, which go before the built-in
+                             table in that order; "": the built-in table alone; "off": no tables */
 } kiln_engine_options;
 #define KILN_ENGINE_OPTIONS_INIT                                                                \
   {sizeof(kiln_engine_options), 1, KILN_DEVICE_CURRENT, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, \
-   NULL}
+   NULL, NULL}
 
 /* One engine is one device, or none. options may be NULL for the defaults. Missing NVRTC is no
  * error here: kernels that are on disk still load. An unusable or untrusted cache directory is a
- * warning and a state in kiln_cache_stats. Errors: NO_DRIVER, NO_DEVICE, UNSUPPORTED (not sm_90),
+ * warning and a state in kiln_cache_stats. A tuned file that cannot be used (unreadable, damaged,
+ * of a newer format, for another number of SMs) is a warning and is left out, and so is an entry
+ * of one that breaks a rule. Errors: NO_DRIVER, NO_DEVICE, UNSUPPORTED (not sm_90),
  * INVALID_ARGUMENT, DRIVER. */
 KILN_API kiln_status kiln_engine_create(const kiln_engine_options* options, kiln_engine** engine);
 KILN_API void kiln_engine_destroy(kiln_engine* engine);
@@ -232,8 +236,11 @@ typedef struct kiln_problem {
   int32_t groups;     /* G: 1 for dense, else 1..1024 */
   int32_t alignment;  /* grouped_contiguous: groups begin at multiples of it: a power of two in
                          1..1024 (1: no padding); else 0 */
+  int32_t batch_invariant; /* 1: one tile for every M, so that a row of D has the same bits however
+                              many rows are computed with it; 0: the fastest tile for each M */
+  int32_t reserved;        /* 0 */
 } kiln_problem;
-#define KILN_PROBLEM_INIT {sizeof(kiln_problem), 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0}
+#define KILN_PROBLEM_INIT {sizeof(kiln_problem), 1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0}
 
 /* How it is computed; see README "Tiles" for the rules. */
 typedef struct kiln_tile {
@@ -266,7 +273,8 @@ typedef struct kiln_plan_description {
   uint32_t struct_version;
   kiln_tile tile;
   int64_t m_min, m_max;          /* the interval of M that this tile serves */
-  int32_t source;                /* 0 default choice, 1 the caller's tile */
+  int32_t source;                /* 0 default choice, 1 the caller's tile, 2 tuned for this problem,
+                                    3 tuned for one like it */
   int32_t ready;                 /* 1: loaded (or, without a device, compiled) */
   int32_t from_disk;             /* 1: hit, 0: compiled; when ready */
   int32_t registers;             /* per thread; when ready, else 0 */

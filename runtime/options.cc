@@ -89,6 +89,12 @@ std::vector<std::string> split_path(std::string_view text) {
   return parts;
 }
 
+void resolve_tuned(const char* field, const Environment& environment, EngineOptions* result) {
+  const std::string text = field != nullptr ? field : environment.tuned.value_or("");
+  result->builtin_tuned = text != "off";
+  if (result->builtin_tuned) result->tuned_files = split_path(text);
+}
+
 // `arch` belongs to engines without a device; a device has its own.
 jit::Arch resolve_arch(const kiln_engine_options& options) {
   if (options.device != KILN_DEVICE_NONE) {
@@ -108,9 +114,9 @@ jit::Arch resolve_arch(const kiln_engine_options& options) {
 
 Environment Environment::read() {
   if (getauxval(AT_SECURE) != 0) return {};
-  return {variable("KILN_CACHE_DIR"),   variable("KILN_CACHE_PATH"), variable("KILN_LOG_LEVEL"),
-          variable("KILN_NO_COMPILE"),  variable("KILN_NVRTC"),      variable("VIRTUAL_ENV"),
-          variable("KILN_CHECK_GROUPS")};
+  return {variable("KILN_CACHE_DIR"),    variable("KILN_CACHE_PATH"), variable("KILN_LOG_LEVEL"),
+          variable("KILN_NO_COMPILE"),   variable("KILN_NVRTC"),      variable("VIRTUAL_ENV"),
+          variable("KILN_CHECK_GROUPS"), variable("KILN_TUNED")};
 }
 
 jit::NvrtcSearch nvrtc_search(const char* explicit_path, const Environment& environment) {
@@ -143,6 +149,7 @@ EngineOptions resolve(const kiln_engine_options& options, const Environment& env
       split_path(options.cache_path != nullptr ? std::string(options.cache_path)
                                                : environment.cache_path.value_or(""));
   result.nvrtc = nvrtc_search(options.nvrtc_path, environment);
+  resolve_tuned(options.tuned_path, environment, &result);
   return result;
 }
 

@@ -18,6 +18,7 @@ struct Environment {
   std::optional<std::string> nvrtc;         // KILN_NVRTC
   std::optional<std::string> virtual_env;   // VIRTUAL_ENV, the active Python environment
   std::optional<std::string> check_groups;  // KILN_CHECK_GROUPS
+  std::optional<std::string> tuned;         // KILN_TUNED
 
   // Empty in a process with elevated rights (AT_SECURE), whose environment is the attacker's.
   static Environment read();

@@ -15,13 +15,12 @@ namespace {
 
 constexpr auto kMaxPackedGroups = static_cast<std::int32_t>(device::kMaxPackedGroups);
 
-std::vector<jit::TileInterval> choose_tiles(const jit::Problem& problem,
-                                            const std::optional<jit::Tile>& tile,
-                                            const jit::Machine& machine) {
+TilePlan choose_tiles(const Engine& engine, const jit::Problem& problem,
+                      const std::optional<jit::Tile>& tile) {
   jit::validate(problem);
-  if (!tile) return jit::plan_tiles(problem, machine);
+  if (!tile) return plan_tiles(problem, engine.machine(), engine.tuned());
   jit::validate(*tile, problem);
-  return {{0, jit::kMaxM, *tile}};
+  return {{{{0, jit::kMaxM, *tile}, TileSource::kCaller}}, TunedMatch::kNone, ""};
 }
 
 kiln_tile to_c(const jit::Tile& tile) {
@@ -37,18 +36,18 @@ LaunchOptions launch_options(const kiln_operands& o) {
 
 Plan::Plan(std::shared_ptr<Engine> engine, const jit::Problem& problem,
            std::optional<jit::Tile> tile)
-    : engine_(std::move(engine)),
-      problem_(problem),
-      kernel_problem_(jit::canonical(problem)),
-      tile_is_callers_(tile.has_value()) {
-  const std::vector<jit::TileInterval> intervals = choose_tiles(problem, tile, engine_->machine());
-  slots_ = std::vector<Slot>(intervals.size());
-  for (std::size_t i = 0; i < intervals.size(); ++i) fill_slot(intervals[i], &slots_[i]);
+    : engine_(std::move(engine)), problem_(problem), kernel_problem_(jit::canonical(problem)) {
+  TilePlan plan = choose_tiles(*engine_, problem, tile);
+  tuned_why_ = std::move(plan.why);
+  tuned_match_ = plan.match;
+  slots_ = std::vector<Slot>(plan.tiles.size());
+  for (std::size_t i = 0; i < plan.tiles.size(); ++i) fill_slot(plan.tiles[i], &slots_[i]);
 }
 
-void Plan::fill_slot(const jit::TileInterval& interval, Slot* slot) const {
-  const jit::Tile& tile = interval.tile;
-  slot->interval = interval;
+void Plan::fill_slot(const PlannedTile& planned, Slot* slot) const {
+  const jit::Tile& tile = planned.interval.tile;
+  slot->interval = planned.interval;
+  slot->source = planned.source;
   slot->rows_per_tile = std::int64_t{tile.block_m} * tile.cluster_m;
   slot->tiles_n = jit::ceil_div(problem_.n, std::int64_t{tile.block_n} * tile.cluster_n);
   slot->cluster = static_cast<std::uint32_t>(tile.cluster_m * tile.cluster_n);
@@ -66,11 +65,15 @@ jit::KernelSpec Plan::spec_of(const Slot& slot) const {
 
 std::string Plan::reason(const Slot& slot) const {
   const auto& [m_min, m_max, tile] = slot.interval;
-  if (tile_is_callers_)
+  if (slot.source == TileSource::kCaller)
     return fmt::format("tile {} is the caller's, for every M", jit::describe(tile));
+  const bool is_default = slot.source == TileSource::kDefault;
   const char* const m = problem_.layout == jit::Layout::kGroupedMasked ? "expected_m" : "M";
-  return fmt::format("tile {} is the default choice for {} in [{}, {}] on {} SMs",
-                     jit::describe(tile), m, m_min, m_max, engine_->num_sms());
+  const bool is_gap = is_default && tuned_match_ != TunedMatch::kNone;
+  return fmt::format("tile {} is {} for {} in [{}, {}] on {} SMs{}: {}{}", jit::describe(tile),
+                     is_default ? "the default choice" : "tuned", m, m_min, m_max,
+                     engine_->num_sms(), problem_.batch_invariant ? " (batch_invariant)" : "",
+                     is_gap ? "outside the intervals of the " : "", tuned_why_);
 }
 
 // ---- Preparing ----
@@ -203,7 +206,7 @@ void Plan::describe(std::int64_t m, kiln_plan_description* out) const {
   out->tile = to_c(tile);
   out->m_min = slot.interval.m_min;
   out->m_max = slot.interval.m_max;
-  out->source = tile_is_callers_ ? 1 : 0;
+  out->source = static_cast<std::int32_t>(slot.source);
   out->threads = jit::threads(tile);
   out->dynamic_smem_bytes = jit::smem_bytes(tile, problem_);
   out->estimate_us = jit::estimate_us(problem_, tile, m, engine_->machine());

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "jit/problem.h"
@@ -17,12 +18,14 @@
 #include "runtime/gemm_params.h"
 #include "runtime/kiln.h"
 #include "runtime/operands.h"
+#include "runtime/tile_plan.h"
 
 namespace kiln::runtime {
 
 class Plan {
  public:
-  // The engine's tiles, or `tile` for every M. Pure CPU. Throws Error{kInvalidArgument}.
+  // The engine's tiles (plan_tiles() with its tuned tables), or `tile` for every M. Pure CPU.
+  // Throws Error{kInvalidArgument}.
   Plan(std::shared_ptr<Engine> engine, const jit::Problem& problem, std::optional<jit::Tile> tile);
 
   // Readies every kernel that an M in [m_min, m_max] needs. Throws Error{kCapturing} inside a
@@ -42,6 +45,7 @@ class Plan {
   // One interval of M: what a launch reads of its tile, and its kernel once that is loaded.
   struct Slot {
     jit::TileInterval interval;
+    TileSource source = TileSource::kDefault;
     std::int64_t rows_per_tile = 0;  // of a cluster
     std::int64_t tiles_n = 0;        // in clusters
     std::uint32_t cluster = 1;
@@ -49,7 +53,7 @@ class Plan {
     mutable std::atomic<const LoadedKernel*> kernel{nullptr};  // the engine owns it
   };
 
-  void fill_slot(const jit::TileInterval& interval, Slot* slot) const;
+  void fill_slot(const PlannedTile& planned, Slot* slot) const;
   const Slot& slot_for(std::int64_t m) const;
   jit::KernelSpec spec_of(const Slot& slot) const;
   std::string reason(const Slot& slot) const;
@@ -64,7 +68,8 @@ class Plan {
   std::shared_ptr<Engine> engine_;
   jit::Problem problem_;
   jit::Problem kernel_problem_;  // canonical(problem_): what decides the kernels
-  bool tile_is_callers_ = false;
+  TunedMatch tuned_match_ = TunedMatch::kNone;
+  std::string tuned_why_;    // which tuned entry serves the problem, or why none
   std::vector<Slot> slots_;  // ascending in M, from 0 to kMaxM, without gaps
 };
 

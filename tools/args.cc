@@ -169,6 +169,8 @@ std::string environment_text() {
       {"KILN_NO_COMPILE", "",
        "1: never compile, a kernel that is not in the cache is an error (exit 4)"},
       {"KILN_NVRTC", "", "the libnvrtc file to use, or its directory (default: search)"},
+      {"KILN_TUNED", "",
+       "colon-separated files of tuned tiles, which go before the built-in table; off: no tables"},
   });
 }
 

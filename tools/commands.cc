@@ -69,6 +69,7 @@ kiln_problem to_c(const jit::Problem& problem) {
   out.group_form = static_cast<std::int32_t>(problem.group_form);
   out.groups = problem.groups;
   out.alignment = problem.alignment;
+  out.batch_invariant = problem.batch_invariant ? 1 : 0;
   return out;
 }
 

@@ -163,7 +163,8 @@ Variables environment_variables() {
   return {
       {"KILN_CACHE_DIR", environment.cache_dir},       {"KILN_CACHE_PATH", environment.cache_path},
       {"KILN_CHECK_GROUPS", environment.check_groups}, {"KILN_LOG_LEVEL", environment.log_level},
-      {"KILN_NO_COMPILE", environment.no_compile},     {"KILN_NVRTC", environment.nvrtc}};
+      {"KILN_NO_COMPILE", environment.no_compile},     {"KILN_NVRTC", environment.nvrtc},
+      {"KILN_TUNED", environment.tuned}};
 }
 
 nlohmann::ordered_json to_json(const Findings& found) {

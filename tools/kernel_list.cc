@@ -3,17 +3,19 @@
 #include <map>
 
 #include "jit/error.h"
+#include "runtime/tile_plan.h"
 
 namespace kiln::tools {
 
-KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Machine& machine) {
+KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Machine& machine,
+                        const runtime::TunedTables& tuned) {
   KernelList list;
   std::map<jit::GemmSpec, std::size_t> positions;
   for (const NamedProblem& problem : problems) {
     try {
-      jit::validate(problem.problem);
+      const runtime::TilePlan plan = runtime::plan_tiles(problem.problem, machine, tuned);
       const jit::Problem kernel_problem = jit::canonical(problem.problem);
-      for (const jit::TileInterval& interval : jit::plan_tiles(problem.problem, machine)) {
+      for (const auto& [interval, source] : plan.tiles) {
         const jit::GemmSpec spec{kernel_problem, interval.tile};
         const auto [position, is_new] = positions.emplace(spec, list.kernels.size());
         if (is_new) list.kernels.push_back({spec, {}});

@@ -7,6 +7,7 @@
 
 #include "jit/source.h"
 #include "jit/tile.h"
+#include "runtime/tuned_table.h"
 #include "tools/shapes.h"
 
 namespace kiln::tools {
@@ -32,7 +33,8 @@ struct KernelList {
 };
 
 // Complete for every M: the plan of a problem says which tiles it can use.
-KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Machine& machine);
+KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Machine& machine,
+                        const runtime::TunedTables& tuned = {});
 
 // The kernels whose position is `index` modulo `count`; index from 0. All parts together hold each
 // kernel once, and neighbours (which take alike long to compile) go to different parts.

@@ -53,6 +53,8 @@ std::vector<Flag> problem_flags() {
       {"--b", "TYPE", "element type of B: e4m3 (default) or e5m2"},
       {"--out", "TYPE", "type of D: bf16 (default) or f32"},
       {"--accumulate", "", "D += A*B instead of D = A*B"},
+      {"--batch-invariant", "",
+       "one tile for every M, so that a row does not depend on the rows computed with it"},
       {"--sfa", "MAJOR", "contiguous index of A's scales: row (default) or m; 1d1d: always m"},
       {"--tile", "TILE",
        "this tile instead of the default choice: BMxBN[/WMxWN[/sSTAGES[/cCMxCN[/rRASTER]]]]"},
@@ -86,6 +88,7 @@ ProblemFlags read_problem_flags(const Args& args) {
   problem.b = jit::parse_fp8_type(args.text("--b", "e4m3"), "--b");
   problem.out = jit::parse_output_type(args.text("--out", "bf16"), "--out");
   problem.accumulate = args.has("--accumulate");
+  problem.batch_invariant = args.has("--batch-invariant");
   flags.tile = read_tile(args);
   jit::validate(problem);
   if (flags.tile) jit::validate(*flags.tile, problem);

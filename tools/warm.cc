@@ -188,8 +188,6 @@ int warm(Words words) {
   const WarmOptions options = read_options(args);
   const Shard& part = options.part;
   const ShapesFile shapes = load_shapes(options.shapes_path);
-  const KernelList all = list_kernels(shapes.problems, jit::Machine{options.target.num_sms});
-  const std::vector<NeededKernel> kernels = shard(all.kernels, part.index - 1, part.count);
 
   // 2. A cache that kernels can be stored in.
   kiln_engine_options engine_options = offline_options(options.target.arch, options.target.num_sms);
@@ -199,6 +197,9 @@ int warm(Words words) {
   engine_options.miss_policy = KILN_MISS_FROZEN;  // this process only looks up
   const EngineHandle engine(engine_options);
   require_usable_cache(engine.engine().disk_cache(), options.cache_dir);
+  const KernelList all =
+      list_kernels(shapes.problems, engine.engine().machine(), engine.engine().tuned());
+  const std::vector<NeededKernel> kernels = shard(all.kernels, part.index - 1, part.count);
 
   // 3. Look up, then compile what is missing.
   for (const BadProblem& problem : all.bad) {

@@ -94,6 +94,7 @@ int warm_worker(Words words) {
   const std::string directory = args.required_text("--cache");
   kiln_engine_options options = offline_options(target.arch, target.num_sms);
   options.cache_dir = directory.c_str();
+  options.tuned_path = "off";  // the tiles come with the requests
   const EngineHandle engine(options);
   serve(engine.engine());
   return kExitOk;

@@ -8,7 +8,7 @@ import harness
 KEYS = {
     "problem", "m", "plan_m", "arch", "num_sms", "tile", "reason", "m_min", "m_max", "threads",
     "smem_bytes", "output_tiles", "waves", "estimate_us", "rank", "legal_tiles", "intervals",
-    "alternatives"
+    "alternatives", "source", "tuned", "default"
 }
 LARGEST_M = 2**31 - 512
 

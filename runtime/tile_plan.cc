@@ -1,0 +1,94 @@
+#include "runtime/tile_plan.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+namespace kiln::runtime {
+namespace {
+
+// Appends, or makes the last interval longer.
+void append(std::vector<PlannedTile>& plan, const jit::TileInterval& interval, TileSource source) {
+  if (interval.m_min > interval.m_max) return;
+  if (!plan.empty() && plan.back().interval.tile == interval.tile && plan.back().source == source) {
+    plan.back().interval.m_max = interval.m_max;
+  } else {
+    plan.push_back({interval, source});
+  }
+}
+
+std::vector<PlannedTile> default_tiles(const std::vector<jit::TileInterval>& intervals) {
+  std::vector<PlannedTile> plan;
+  for (const jit::TileInterval& interval : intervals) append(plan, interval, TileSource::kDefault);
+  return plan;
+}
+
+// Tuned intervals, and what the default choice says of the M between them.
+std::vector<PlannedTile> fill_by_default(const std::vector<TunedInterval>& tuned, TileSource source,
+                                         const std::vector<jit::TileInterval>& defaults) {
+  std::vector<PlannedTile> plan;
+  const auto fill = [&](std::int64_t from, std::int64_t to) {
+    for (const jit::TileInterval& d : defaults)
+      append(plan, {std::max(from, d.m_min), std::min(to, d.m_max), d.tile}, TileSource::kDefault);
+  };
+  std::int64_t next = 0;
+  for (const TunedInterval& interval : tuned) {
+    fill(next, interval.m_min - 1);
+    append(plan, {interval.m_min, interval.m_max, interval.tile}, source);
+    next = interval.m_max + 1;
+  }
+  fill(next, jit::kMaxM);
+  return plan;
+}
+
+// Tuned intervals, each up to the next; the first from 0.
+std::vector<PlannedTile> stretch(const std::vector<TunedInterval>& tuned, TileSource source) {
+  std::vector<PlannedTile> plan;
+  for (std::size_t i = 0; i < tuned.size(); ++i) {
+    const std::int64_t from = i == 0 ? 0 : tuned[i].m_min;
+    const std::int64_t to = i + 1 < tuned.size() ? tuned[i + 1].m_min - 1 : jit::kMaxM;
+    append(plan, {from, to, tuned[i].tile}, source);
+  }
+  return plan;
+}
+
+std::size_t count_tiles(const std::vector<PlannedTile>& plan) {
+  std::set<jit::Tile> tiles;
+  for (const PlannedTile& planned : plan) tiles.insert(planned.interval.tile);
+  return tiles.size();
+}
+
+const TunedInterval& nearest_to(const std::vector<TunedInterval>& tuned, std::int64_t m) {
+  const auto gap = [m](const TunedInterval& i) {
+    return std::max({i.m_min - m, m - i.m_max, std::int64_t{0}});
+  };
+  return *std::min_element(tuned.begin(), tuned.end(),
+                           [&](const auto& a, const auto& b) { return gap(a) < gap(b); });
+}
+
+}  // namespace
+
+TilePlan plan_tiles(const jit::Problem& problem, const jit::Machine& machine,
+                    const TunedTables& tables) {
+  jit::validate(problem);
+  TunedLookup found = tables.find(problem, machine);
+  TilePlan plan;
+  plan.match = found.match;
+  plan.why = std::move(found.why);
+  if (found.match == TunedMatch::kNone) {
+    plan.tiles = default_tiles(jit::plan_tiles(problem, machine));
+    return plan;
+  }
+  const TileSource source =
+      found.match == TunedMatch::kExact ? TileSource::kTunedExact : TileSource::kTunedNearest;
+  if (problem.batch_invariant) {
+    const jit::Tile& tile = nearest_to(found.intervals, jit::middle_m(problem)).tile;
+    plan.tiles = {{{0, jit::kMaxM, tile}, source}};
+    return plan;
+  }
+  plan.tiles = fill_by_default(found.intervals, source, jit::plan_tiles(problem, machine));
+  if (count_tiles(plan.tiles) > jit::kMaxPlanTiles) plan.tiles = stretch(found.intervals, source);
+  return plan;
+}
+
+}  // namespace kiln::runtime
