@@ -1,0 +1,54 @@
+// The tuner's search space: which tiles are candidates for a problem at some M, and in which order.
+//
+// Pure functions of their arguments, and deterministic.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "jit/problem.h"
+#include "jit/tile.h"
+#include "tools/tune_config.h"
+
+namespace kiln::tools {
+
+struct Candidate {
+  jit::Tile tile;
+  double estimate_us = 0;
+
+  bool operator==(const Candidate&) const = default;
+};
+
+// Legal tiles within the constraints, the most promising first by jit::estimate_us (then by the
+// tile), with the first values of stages and raster_group that are legal. The tile that the
+// default plan uses at `m` comes first whether or not the axes hold it: it is what there is to
+// beat.
+std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& problem,
+                                  std::int64_t m, const jit::Machine& machine);
+
+// The same tile with every other value of stages and raster_group. Tiles that cannot differ in
+// their order of work, as there is one row of them, are left out.
+std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem& problem,
+                                   std::int64_t m, const jit::Tile& tile);
+
+// What the default plan uses at `m`.
+jit::Tile current_tile(const jit::Problem& problem, std::int64_t m, const jit::Machine& machine);
+
+// An interval of M and the M that is measured for it.
+struct TuneInterval {
+  std::int64_t m_min = 0;
+  std::int64_t m_max = 0;
+  std::int64_t m = 0;
+
+  bool operator==(const TuneInterval&) const = default;
+};
+
+// The intervals of a problem, ascending; M and `listed` are what a plan counts (grouped_contiguous:
+// rows of all groups, grouped_masked: expected rows of one). The largest listed M inside an
+// interval is measured, else its last one (1 when it begins at 0; twice its first one when it has
+// no end). Where max_rows forbids that, the largest M that it allows is; intervals beyond it are
+// one with their predecessor. With cover `all` they reach from 0 to kMaxM without gaps.
+std::vector<TuneInterval> tune_intervals(const TuneIntervals& rules, const jit::Problem& problem,
+                                         const std::vector<std::int64_t>& listed);
+
+}  // namespace kiln::tools
