@@ -123,6 +123,70 @@ class Explain(CliCase):
         for part in ("problem ", "target    sm_90a, 132 SMs", "why ", "estimate "):
             self.assertIn(part, text)
 
+    # Of no model: the built-in table has nothing like it.
+    OWN = {"n": 1000, "k": 1040}
+    TUNED_TILE = "64x64/1x1/s8/c1x1/r8"
+
+    def tuned_file(self, n, tile=TUNED_TILE):
+        interval = {"m_min": 0, "m_max": 256, "tile": tile, "measured_m": 256, "us": 12.5}
+        return self.write("tuned.json", {
+            "format": 1, "gpu": {"name": "some GPU", "num_sms": 132}, "cuda": "", "driver": "",
+            "library": "", "date": "", "method": "", "entries": [{
+                "layout": "dense", "scaling": "1d2d", "n": n, "k": 1040, "a": "e4m3", "b": "e4m3",
+                "out": "bf16", "sfa": "row", "accumulate": False, "intervals": [{
+                    **interval, "runner_up": "128x128/2x1/s4/c1x1/r8", "runner_up_us": 13.5
+                }]
+            }]
+        })
+
+    def test_it_says_how_well_a_tuned_entry_matches_and_what_the_default_would_be(self):
+        default = self.explain(128, "--json", **self.OWN, env={"KILN_TUNED": "off"}).json
+        self.assertEqual(("default", "none"), (default["source"], default["tuned"]["match"]))
+        self.assertEqual(default["tile"], default["default"]["tile"])
+        self.assertEqual(default["estimate_us"], default["default"]["estimate_us"])
+        for n, match in ((1000, "exact"), (1008, "nearest"), (2000, "none")):
+            env = {"KILN_TUNED": str(self.tuned_file(n))}
+            document = self.explain(128, "--json", **self.OWN, env=env).json
+            text = self.explain(128, **self.OWN, env=env).out
+            self.assertEqual(default["default"], document["default"])
+            self.assertIn(f"default   {default['tile']}, estimated at", text)
+            self.assertEqual(match, document["tuned"]["match"])
+            self.assertIn(env["KILN_TUNED"], document["reason"])
+            if match == "none":
+                self.assertEqual(default["tile"], document["tile"])
+                continue
+            self.assertEqual((match, self.TUNED_TILE), (document["source"], document["tile"]))
+            self.assertEqual(
+                {
+                    "match": match, "why": f"{match} entry n={n} k=1040 of {env['KILN_TUNED']}",
+                    "us": 12.5, "measured_m": 256, "runner_up": "128x128/2x1/s4/c1x1/r8",
+                    "runner_up_us": 13.5
+                }, document["tuned"])
+            self.assertEqual([match] + ["default"] * (len(document["intervals"]) - 1),
+                             [i["source"] for i in document["intervals"]])
+            self.assertIn(f"tuned     {match}: ", text)
+            self.assertIn("measured  12.50 us at M 256; next 128x128/2x1/s4/c1x1/r8, 13.50 us", text)
+            outside = self.explain(4096, "--json", **self.OWN, env=env).json
+            self.assertEqual("default", outside["source"])
+            self.assertIn("outside the intervals of the", outside["reason"])
+            self.assertNotIn("us", outside["tuned"])
+
+    def test_a_tuned_file_that_cannot_be_used_is_a_warning_and_the_default_choice(self):
+        default = self.explain(128, "--json", **self.OWN, env={"KILN_TUNED": "off"}).json
+        path = self.tuned_file(1000, tile="256x256/1x1/s32/c1x1/r8")
+        result = self.explain(128, "--json", **self.OWN, env={"KILN_TUNED": str(path)})
+        self.assertEqual(default["tile"], result.json["tile"])
+        self.assertEqual(1, result.err.count("tuned tiles: "))
+        self.assertIn("entries[0].intervals[0].tile", result.err)
+
+    def test_batch_invariant_is_one_tile_for_every_m(self):
+        document = self.explain(1, "--batch-invariant", "--json").json
+        interval, = document["intervals"]
+        self.assertEqual((0, LARGEST_M), (interval["m_min"], interval["m_max"]))
+        self.assertTrue(document["problem"]["batch_invariant"])
+        self.assertEqual(document["tile"],
+                         self.explain(9999, "--batch-invariant", "--json").json["tile"])
+
     def test_neither_compiler_nor_cache_is_touched(self):
         self.explain(128, env=self.fake())
         self.assertEqual([], sorted(self.dir.iterdir()))

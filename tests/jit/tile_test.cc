@@ -128,6 +128,12 @@ TEST_CASE("a plan covers every M without gaps, with legal tiles that differ from
       CHECK(plan[i].tile != plan[i - 1].tile);
     }
     CHECK(plan == plan_tiles(p, machine));
+    std::set<Tile> tiles;
+    for (const TileInterval& interval : plan) tiles.insert(interval.tile);
+    CHECK(tiles.size() <= kMaxPlanTiles);
+    p.batch_invariant = true;
+    CHECK(plan_tiles(p, machine) ==
+          std::vector<TileInterval>{{0, kMaxM, choose_tile(p, middle_m(p), machine)}});
   }
 }
 
