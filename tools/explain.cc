@@ -20,16 +20,16 @@ const Command& command() {
               "--m M --n N --k K [problem flags] --arch sm_90a --sms N [--json]", R"(
 Prints the tile, the plan (every interval of M with its tile: the kernels that "kiln warm" makes),
 whether a tuned table has the problem (exact), one like it (nearest) or neither (none), what the
-default choice would have been, and the runners-up. Estimates rank tiles; the absolute time is rough. The M that chooses the tile of
-a grouped_contiguous launch (plan_m) is its number of rows, here of groups that all have the mean
-size; for grouped_masked it is the expected rows of a group.
+default choice would have been, and the runners-up. Estimates rank tiles; the absolute time is
+rough. The M that chooses the tile of a grouped_contiguous launch (plan_m) is its number of rows,
+here of groups that all have the mean size; for grouped_masked it is the expected rows of a group.
 
-JSON keys: problem, m, plan_m, arch, num_sms, tile, source (default, caller, exact, nearest), reason,
-m_min, m_max, threads, smem_bytes, output_tiles, waves, estimate_us, rank, legal_tiles; tuned:
-{match, why, us, measured_m, runner_up, runner_up_us}, of which the last four are there if the tile
-is from a table and the very last two if that names them; default: {tile, estimate_us}; intervals:
-[{m_min, m_max, tile, source, threads, smem_bytes}]; alternatives: [{tile, estimate_us}], best
-first.)",
+JSON keys: problem, m, plan_m, arch, num_sms, tile, source (default, caller, exact, nearest),
+reason, m_min, m_max, threads, smem_bytes, output_tiles, waves, estimate_us, rank, legal_tiles;
+tuned: {match, why, us, measured_m, runner_up, runner_up_us}, of which the last four are there if
+the tile is from a table and the very last two if that names them; default: {tile, estimate_us};
+intervals: [{m_min, m_max, tile, source, threads, smem_bytes}]; alternatives: [{tile, estimate_us}],
+best first.)",
               problem_flags()};
     for (const Flag& flag : target_flags()) c.flags.push_back(flag);
     c.flags.push_back({"--json", "", "print JSON"});

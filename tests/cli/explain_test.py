@@ -165,7 +165,8 @@ class Explain(CliCase):
             self.assertEqual([match] + ["default"] * (len(document["intervals"]) - 1),
                              [i["source"] for i in document["intervals"]])
             self.assertIn(f"tuned     {match}: ", text)
-            self.assertIn("measured  12.50 us at M 256; next 128x128/2x1/s4/c1x1/r8, 13.50 us", text)
+            self.assertIn("measured  12.50 us at M 256; next 128x128/2x1/s4/c1x1/r8, 13.50 us",
+                          text)
             outside = self.explain(4096, "--json", **self.OWN, env=env).json
             self.assertEqual("default", outside["source"])
             self.assertIn("outside the intervals of the", outside["reason"])
