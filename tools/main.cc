@@ -27,6 +27,7 @@ struct Subcommand {
 constexpr Subcommand kSubcommands[] = {
     {"warm", "compile every kernel of a shapes file into the cache; needs no GPU", warm},
     {"run", "run problems on the GPU, check and time them", run},
+    {"bench", "compare kernel times with cuBLASLt, references and the roofline", bench_command},
     {"explain", "say which tile a problem gets at some M, and why", explain},
     {"cache", "list, verify or prune a cache directory", cache_command},
     {"doctor", "say what was found on this machine and what is missing", doctor},

@@ -1,0 +1,197 @@
+"""kiln bench: usage, the table and the document over the fake driver, real numbers on a GPU."""
+
+import json
+import os
+import sys
+
+from harness import CliCase, FAILURE, FAKE_CUDA_DIR, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
+import harness
+
+ANCHOR = SOURCE_DIR / "configs/bench/h200-anchor.json"
+DOCUMENT_KEYS = {
+    "format", "kiln", "device", "num_sms", "mode", "repeat", "seed", "peak_tflops",
+    "peak_gb_per_s", "nvml", "cublaslt", "results", "mean_speedups"
+}
+UNTIMED_KEYS = {"name", "problem", "m", "rivals", "references", "gpu", "check", "error"}
+TIMED_KEYS = UNTIMED_KEYS | {
+    "launch_m", "launch_k", "group_sizes", "tile", "reason", "empty_us", "flops", "bytes",
+    "roofline_us", "us", "p10_us", "p90_us", "best_us", "samples", "tflops", "gb_per_s",
+    "roofline_percent"
+}
+STATE_KEYS = {"sm_clock_mhz", "power_w", "temperature_c", "throttled"}
+
+
+class CommandLines(CliCase):
+
+    def test_wrong_ones_are_usage_errors_also_without_a_gpu(self):
+        shapes = self.shapes(("a", 256, 256))
+        for words, text in (
+            ((), "--shapes"),
+            (("--shapes", shapes, "--compare", "cublas"), "--compare must be cublaslt"),
+            (("--shapes", shapes, "--mode", "cold"), "--mode must be flush, clean or hot"),
+            (("--shapes", shapes, "--repeat", 0), "--repeat"),
+            (("--shapes", shapes, "--rows", "zzz"), "selects none of the 1 problems"),
+            (("--shapes", shapes, "--rows", ","), "selects none"),
+            (("--shapes", shapes, "--host", "--mode", "hot"), "--host"),
+            (("--shapes", shapes, "--json", self.dir / "no" / "x.json"), "cannot be written"),
+            (("--shapes", self.dir / "absent.json"), "absent.json"),
+        ):
+            with self.subTest(words=words):
+                self.assertIn(text, self.kiln("bench", *words, expect=USAGE).err)
+
+    def test_a_reference_that_is_no_time_names_its_place(self):
+        for reference, text in (({"by": "x", "us": 0}, "references[0].us: must be a number"),
+                                ({"by": "", "us": 1}, "references[0].by: must be 1 to 96"),
+                                ({"us": 1}, '"by" is missing')):
+            shapes = self.shapes({"name": "a", "n": 256, "k": 256, "references": [reference]})
+            self.assertIn(text, self.kiln("bench", "--shapes", shapes, expect=USAGE).err)
+
+    def test_without_a_driver_it_exits_with_3_and_the_reason(self):
+        if self.kiln("doctor", "--json").json["driver"]["state"] != "missing":
+            self.skipTest("this machine has a CUDA driver")
+        for words in ((), ("--host",)):
+            result = self.kiln("bench", "--shapes", ANCHOR, *words, expect=NO_DEVICE)
+            self.assertEqual("", result.out)
+            self.assertIn("needs an NVIDIA Hopper GPU", result.err)
+            self.assertIn("libcuda.so.1 was not found", result.err)
+
+
+class TheAnchorFile(CliCase):
+
+    def test_it_has_65_problems_each_with_a_time_of_the_peer(self):
+        problems = json.loads(ANCHOR.read_text())["problems"]
+        self.assertEqual(65, len(problems))
+        for problem in problems:
+            self.assertEqual("DeepGEMM 2.6.1", problem["references"][0]["by"])
+            self.assertEqual(1, len(problem["m"]), problem["name"])
+            # Draws of groups differ, so the time alone says nothing there.
+            grouped = problem.get("layout", "dense") != "dense"
+            self.assertEqual(grouped, "total" in problem["references"][0], problem["name"])
+
+
+class OverTheFakeDriver(CliCase):
+    """A launch takes 1 ms, an empty interval 0.25 ms."""
+
+    def bench(self, *problems, words=(), results="right", expect=OK, **variables):
+        out = self.dir / "out.json"
+        done = self.kiln("bench", "--shapes", self.shapes(*problems), "--cache", self.cache,
+                         "--json", out, "--repeat", 3, *words, expect=expect,
+                         env=self.fake(LD_LIBRARY_PATH=FAKE_CUDA_DIR, FAKE_CUDA_RESULTS=results,
+                                       **variables))
+        return done, json.loads(out.read_text())
+
+    def test_the_document_has_its_keys_and_the_empty_interval_is_subtracted(self):
+        references = [{"by": "peer", "us": 1500}, {"by": "other", "us": 375.0}]
+        _, document = self.bench({"name": "a", "n": 256, "k": 256, "m": [64, 65],
+                                  "references": references})
+        self.assertEqual(DOCUMENT_KEYS, set(document))
+        self.assertEqual(("flush", 3, None), tuple(document[k] for k in
+                                                   ("mode", "repeat", "cublaslt")))
+        first, second = document["results"]
+        self.assertEqual(TIMED_KEYS, set(first))
+        self.assertEqual((750, 750, 750, 750, 250, 3),
+                         tuple(first[k] for k in ("us", "p10_us", "p90_us", "best_us", "empty_us",
+                                                  "samples")))
+        self.assertAlmostEqual(2 * 64 * 256 * 256 / 750e-6 / 1e12, first["tflops"])
+        self.assertAlmostEqual(100 * first["roofline_us"] / 750, first["roofline_percent"])
+        self.assertEqual([2, 0.5], [r["speedup"] for r in first["references"]])
+        self.assertEqual([], second["references"])
+        self.assertEqual({"peer": {"geometric_mean": 2, "rows": 1},
+                          "other": {"geometric_mean": 0.5, "rows": 1}},
+                         {name: {"geometric_mean": round(mean["geometric_mean"], 9),
+                                 "rows": mean["rows"]}
+                          for name, mean in document["mean_speedups"].items()})
+        self.assertEqual({"before", "after"}, set(first["gpu"]))
+        self.assertEqual(STATE_KEYS, set(first["gpu"]["before"]))
+        self.assertTrue(first["check"]["passed"])
+
+    def test_a_wrong_result_gets_no_time_and_is_a_failure(self):
+        done, document = self.bench(("a", 256, 256), expect=FAILURE, results="none")
+        self.assertIn("WRONG", done.out)
+        for row in document["results"]:
+            self.assertEqual(UNTIMED_KEYS, set(row))
+            self.assertFalse(row["check"]["passed"])
+
+    def test_launches_back_to_back_are_divided_by_their_number(self):
+        _, document = self.bench({"name": "a", "n": 256, "k": 256, "m": [64]},
+                                 words=("--mode", "hot"))
+        self.assertAlmostEqual((20 * 1000 - 250) / 20, document["results"][0]["us"])
+
+    def test_the_clean_mode_reads_with_a_kernel_of_its_own(self):
+        _, document = self.bench({"name": "a", "n": 256, "k": 256, "m": [64]},
+                                 words=("--mode", "clean"))
+        self.assertEqual(750, document["results"][0]["us"])
+        self.assertTrue([p for p in self.compiled_programs() if "32768" in p],
+                        self.compiled_programs())
+
+    def test_a_reference_of_other_groups_is_scaled_to_those_drawn(self):
+        _, document = self.bench({
+            "name": "g", "n": 256, "k": 256, "m": [100], "layout": "grouped_masked", "groups": 6,
+            "references": [{"by": "peer", "us": 100, "total": 1000}]
+        })
+        row, = document["results"]
+        reference, = row["references"]
+        self.assertAlmostEqual(100 * sum(row["group_sizes"]) / 1000, reference["scaled_us"])
+        self.assertAlmostEqual(reference["scaled_us"] / row["us"], reference["speedup"])
+
+    def test_cublaslt_that_cannot_be_used_is_a_dash_with_a_reason(self):
+        done, document = self.bench({"name": "a", "n": 256, "k": 256, "m": [64]},
+                                    words=("--compare", "cublaslt"))
+        row, = document["results"]
+        self.assertEqual({"cublaslt_block", "cublaslt_tensor"}, set(row["rivals"]))
+        for name, rival in row["rivals"].items():
+            self.assertEqual((None, None), (rival["us"], rival["speedup"]))
+            self.assertTrue(rival["reason"])
+            self.assertIn(f"- in 1 row: {name}: {rival['reason']}", done.out)
+
+    def test_rows_are_chosen_by_parts_of_their_names(self):
+        shapes = [{"name": name, "n": 256, "k": 256, "m": [1]} for name in ("up/1", "down/1", "x")]
+        _, document = self.bench(*shapes, words=("--rows", "down,x"))
+        self.assertEqual(["down/1", "x"], [row["name"] for row in document["results"]])
+
+    def test_a_bad_problem_is_reported_and_the_rest_is_measured(self):
+        done, document = self.bench({"name": "bad", "n": 257, "k": 256, "m": [1]},
+                                    {"name": "good", "n": 256, "k": 256, "m": [1]}, expect=FAILURE)
+        self.assertIn("bad M = 1: n must be a multiple of 8", done.err)
+        self.assertEqual([UNTIMED_KEYS, TIMED_KEYS], [set(row) for row in document["results"]])
+
+    def test_a_miss_where_compiling_is_not_allowed_is_4(self):
+        self.bench(("a", 256, 256), expect=MISS, KILN_NO_COMPILE="1")
+
+    def test_the_hosts_costs_are_medians_over_the_rows(self):
+        out = self.dir / "out.json"
+        shapes = self.shapes(("a", 256, 256), ("b", 512, 256))
+        done = self.kiln("bench", "--shapes", shapes, "--host", "--json", out, expect=OK,
+                         env=self.fake(LD_LIBRARY_PATH=FAKE_CUDA_DIR, TMPDIR=self.dir))
+        host = json.loads(out.read_text())["host"]
+        self.assertEqual({"cold_compile", "disk_hit", "launch"}, set(host))
+        self.assertEqual(6, host["launch"]["samples"])
+        self.assertEqual(host["cold_compile"]["samples"], host["disk_hit"]["samples"])
+        self.assertGreater(host["cold_compile"]["us"], 0)
+        self.assertIn("cold compile", done.out)
+        self.assertEqual([], list(self.dir.glob("kiln-bench-*")))  # the scratch cache is gone
+
+
+class OnTheGpu(CliCase):
+
+    def setUp(self):
+        super().setUp()
+        document = self.kiln("doctor", "--json").json
+        if document["can_run"]:
+            return
+        if os.environ.get("KILN_REQUIRE_GPU") == "1":
+            self.fail(f"KILN_REQUIRE_GPU=1, and there is none: {document['device']['message']}")
+        self.skipTest(f"needs a Hopper GPU: {document['device']['message']}")
+
+    def test_every_mode_gives_plausible_times(self):
+        for mode in ("flush", "clean", "hot"):
+            out = self.dir / f"{mode}.json"
+            self.kiln("bench", "--shapes", ANCHOR, "--rows", "dense/4096x7168x2048", "--mode", mode,
+                      "--compare", "cublaslt", "--repeat", 5, "--cache", self.cache, "--json", out,
+                      expect=OK)
+            row, = json.loads(out.read_text())["results"]
+            self.assertTrue(1 <= row["roofline_percent"] <= 105, row)
+
+
+if __name__ == "__main__":
+    sys.exit(harness.run())
