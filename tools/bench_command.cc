@@ -43,7 +43,7 @@ error}, mean_speedups; with --host instead of results: host.
 Exit codes: 0 all rows ran and passed; 1 a row failed; 2 usage or a bad file; 3 no usable GPU;
 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
       {{"--shapes", "FILE", "the problems, and what they are compared with"},
-       {"--rows", "FILTER", "only problems whose name contains one of these words, split at commas"},
+       {"--rows", "FILTER", "only problems whose name has one of these words, split at commas"},
        {"--compare", "WHAT", "cublaslt: time cuBLASLt in the same rounds"},
        {"--mode", "MODE", "state of L2: flush (default), clean or hot"},
        {"--repeat", "R", "samples of each (default 30)"},
