@@ -27,6 +27,7 @@ ExitCode exit_code(Status status);
 using Words = std::span<const std::string>;
 int warm(Words words);
 int run(Words words);
+int tune(Words words);
 int bench_command(Words words);
 int explain(Words words);
 int cache_command(Words words);

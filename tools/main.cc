@@ -28,6 +28,7 @@ constexpr Subcommand kSubcommands[] = {
     {"warm", "compile every kernel of a shapes file into the cache; needs no GPU", warm},
     {"run", "run problems on the GPU, check and time them", run},
     {"bench", "compare kernel times with cuBLASLt, references and the roofline", bench_command},
+    {"tune", "measure which tiles are fastest, for configs/tuned", tune},
     {"explain", "say which tile a problem gets at some M, and why", explain},
     {"cache", "list, verify or prune a cache directory", cache_command},
     {"doctor", "say what was found on this machine and what is missing", doctor},

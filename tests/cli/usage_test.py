@@ -9,7 +9,8 @@ from harness import CLI, CliCase, NO_DEVICE, OK, TARGET, USAGE
 import harness
 
 COMMANDS = [
-    "warm", "run", "bench", "explain", "cache list", "cache verify", "cache prune", "doctor", "version"
+    "warm", "run", "bench", "tune", "tune merge", "explain", "cache list", "cache verify",
+    "cache prune", "doctor", "version"
 ]
 VARIABLES = [
     "KILN_CACHE_DIR", "KILN_CACHE_PATH", "KILN_CHECK_GROUPS", "KILN_LOG_LEVEL", "KILN_NO_COMPILE",
@@ -23,7 +24,8 @@ class Help(CliCase):
     def test_the_top_help_lists_commands_variables_and_exit_codes(self):
         for words in (["--help"], ["-h"], ["help"]):
             text = self.kiln(*words, expect=OK).out
-            for command in ("warm", "run", "bench", "explain", "cache", "doctor", "version"):
+            for command in ("warm", "run", "bench", "tune", "explain", "cache", "doctor",
+                            "version"):
                 self.assertRegex(text, rf"(?m)^  {command} +\w")
             for variable in VARIABLES:
                 self.assertRegex(text, rf"(?m)^  {variable} +\w")

@@ -1,0 +1,42 @@
+// What a tuning run is going to do: the problems of this shard, their intervals and candidates.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tools/shapes.h"
+#include "tools/tune_compile.h"
+#include "tools/tune_space.h"
+
+namespace kiln::tools {
+
+struct TuneShard {
+  std::int64_t index = 1;  // from 1
+  std::int64_t count = 1;
+};
+TuneShard parse_tune_shard(const std::string& text);  // throws Error{kInvalidArgument}
+
+struct PlannedProblem {
+  std::string name;  // of the first problem of the shapes file with these kernels
+  jit::Problem problem;
+  std::vector<TuneInterval> intervals;
+  std::size_t candidates = 0;          // of all intervals together
+  std::vector<jit::GemmSpec> kernels;  // of them, each once: the most promising of each first
+  double measure_s = 0;                // at most, by the model: every candidate in full
+  std::string error;                   // not empty: the problem cannot be computed
+};
+
+// Problems that differ in their names alone are one; their listed M count together.
+std::vector<PlannedProblem> plan_problems(const TuneConfig& config,
+                                          const std::vector<NamedProblem>& problems,
+                                          const jit::Machine& machine, const TuneShard& part);
+
+nlohmann::ordered_json to_json(const std::vector<PlannedProblem>& plan);
+std::string plan_text(const std::vector<PlannedProblem>& plan, std::int64_t jobs);
+
+// Replaces the file as a whole; throws Error when that fails.
+void write_file(const std::string& path, const std::string& text);
+
+}  // namespace kiln::tools
