@@ -36,4 +36,9 @@ class Error : public std::runtime_error {
   Status status_;
 };
 
+// For a value that breaks a rule; the message names field, rule, value and remedy.
+[[noreturn]] inline void refuse(const std::string& message) {
+  throw Error(Status::kInvalidArgument, message);
+}
+
 }  // namespace kiln

@@ -70,11 +70,7 @@ void check_extent(std::string_view field, std::int64_t value, std::int64_t unit,
   if (value % unit != 0)
     throw Error(Status::kInvalidArgument,
                 fmt::format("{} must be a multiple of {} ({}), got {}: {} to {}", field, unit, why,
-                            value, remedy, ceil_div(value, unit) * unit));
-}
-
-[[noreturn]] void refuse(std::string message) {
-  throw Error(Status::kInvalidArgument, std::move(message));
+                            value, remedy, round_up(value, unit)));
 }
 
 void check_scaling(const Problem& p) {

@@ -102,6 +102,9 @@ inline bool has_row_groups(const Problem& p) {
 inline constexpr std::int64_t kMaxM = (std::int64_t{1} << 31) - 512;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t unit) {
+  return ceil_div(value, unit) * unit;
+}
 inline std::int64_t scale_blocks(std::int64_t extent) { return ceil_div(extent, kScaleBlock); }
 inline std::int64_t element_bytes(OutputType type) { return type == OutputType::kBf16 ? 2 : 4; }
 

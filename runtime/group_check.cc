@@ -14,22 +14,14 @@ namespace {
 using jit::GroupForm;
 using jit::Layout;
 
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(Status::kInvalidArgument, message);
-}
-
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return jit::ceil_div(value, unit) * unit;
-}
-
 // The first row of a group.
 void check_first_row(std::int64_t row, std::int32_t label, std::int32_t alignment) {
   if (row % alignment == 0) return;
-  fail(
+  refuse(
       fmt::format("grouping[{}] must not begin group {} here (groups begin at multiples of the "
                   "plan's alignment, {}), got {}: pad with -1 up to row {}, or create the plan "
                   "with alignment 1",
-                  row, label, alignment, label, round_up(row, alignment)));
+                  row, label, alignment, label, jit::round_up(row, alignment)));
 }
 
 std::vector<std::int32_t> read_back(const Driver& driver, const std::int32_t* array,
@@ -70,17 +62,17 @@ void check_labels(std::span<const std::int32_t> labels, std::int32_t groups,
       continue;
     }
     if (label >= groups)
-      fail(fmt::format(
+      refuse(fmt::format(
           "grouping[{}] must be below the plan's {} groups, got {}: label each row with "
           "its group, and padding with -1",
           row, groups, label));
     if (label < last)
-      fail(
+      refuse(
           fmt::format("grouping[{}] must not be below the label before it, {}, got {}: sort the "
                       "rows by group",
                       row, last, label));
     if (label == last && padding_at >= 0)
-      fail(
+      refuse(
           fmt::format("grouping[{}] must not return to group {} behind the padding at row {} (rows "
                       "of one group follow each other), got {}: move the padding behind the group",
                       row, last, padding_at, label));
@@ -96,18 +88,18 @@ void check_ends(std::span<const std::int32_t> ends, std::int64_t extent, const c
   for (std::size_t g = 0; g < ends.size(); ++g) {
     const std::int32_t end = ends[g];
     if (end < 0 || end > extent)
-      fail(fmt::format(
+      refuse(fmt::format(
           "grouping[{}] (the end of group {}) must be in 0..{} ({} of this launch), got "
           "{}: give positions from the start, or a larger {}",
           g, g, extent, extent_name, end, extent_name));
     if (end < last)
-      fail(
+      refuse(
           fmt::format("grouping[{}] (the end of group {}) must not be below the end before it, {}, "
                       "got {}: give positions from the start, not sizes",
                       g, g, last, end));
-    const std::int64_t begin = round_up(last, alignment);
+    const std::int64_t begin = jit::round_up(last, alignment);
     if (end != last && end < begin)
-      fail(fmt::format(
+      refuse(fmt::format(
           "grouping[{}] (the end of group {}) must not be before {}, where the group "
           "begins (the previous end, {}, rounded up to the alignment, {}), got {}: round "
           "the beginning of each group up, and repeat the previous end for an empty one",
@@ -119,7 +111,7 @@ void check_ends(std::span<const std::int32_t> ends, std::int64_t extent, const c
 void check_rows(std::span<const std::int32_t> rows, std::int64_t m) {
   for (std::size_t g = 0; g < rows.size(); ++g) {
     if (rows[g] >= 0 && rows[g] <= m) continue;
-    fail(fmt::format(
+    refuse(fmt::format(
         "grouping[{}] (valid rows of group {}) must be in 0..{} (m of this launch), got "
         "{}: give how many of a group's first rows are valid",
         g, g, m, rows[g]));
@@ -131,13 +123,13 @@ void check_expert_map(std::span<const std::int32_t> slices, std::int32_t num_sli
   std::map<std::int32_t, std::size_t> first_use;
   for (std::size_t g = 0; g < slices.size(); ++g) {
     if (slices[g] < 0 || slices[g] >= num_slices)
-      fail(fmt::format(
+      refuse(fmt::format(
           "expert_map[{}] (the slice of group {}) must be in 0..{} (num_slices - 1), got "
           "{}: number the slices from 0",
           g, g, num_slices - 1, slices[g]));
     const auto [use, is_first] = first_use.emplace(slices[g], g);
     if (is_first || !distinct) continue;
-    fail(fmt::format(
+    refuse(fmt::format(
         "expert_map[{}] must not name a slice of D that another group has (expert_map[{}] "
         "does, and both groups would write it), got {}: give each group its own slice",
         g, use->second, slices[g]));

@@ -11,10 +11,6 @@ namespace {
 // A tensor map holds strides below 2^40 bytes.
 constexpr std::int64_t kMaxStrideBytes = std::int64_t{1} << 40;
 
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(Status::kInvalidArgument, message);
-}
-
 bool is_multiple(std::uintptr_t value, std::int64_t power_of_two) {
   return (value & static_cast<std::uintptr_t>(power_of_two - 1)) == 0;
 }
@@ -36,32 +32,31 @@ bool end_fits(const StridedOperand& o, std::int64_t elements_before = 0) {
 
 void check_operand(const StridedOperand& o) {
   if (o.address == nullptr) [[unlikely]] {
-    fail(fmt::format("{} must be a device pointer, got null: pass the address of the matrix",
-                     o.name));
+    refuse(fmt::format("{} must be a device pointer, got null: pass the address of the matrix",
+                       o.name));
   }
   if (!is_multiple(reinterpret_cast<std::uintptr_t>(o.address), o.alignment)) [[unlikely]] {
-    fail(fmt::format(
+    refuse(fmt::format(
         "{} must be aligned to {} bytes, got {}: cuMemAlloc aligns to 256; begin views of it at "
         "multiples of {}",
         o.name, o.alignment, o.address, o.alignment));
   }
   if (o.stride < o.cols) [[unlikely]] {
-    fail(fmt::format("{} must be at least {} (the length of one row of {}), got {}", o.stride_name,
-                     o.cols, o.name, o.stride));
+    refuse(fmt::format("{} must be at least {} (the length of one row of {}), got {}",
+                       o.stride_name, o.cols, o.name, o.stride));
   }
   if (!is_multiple(static_cast<std::uintptr_t>(o.stride), o.stride_unit)) [[unlikely]] {
-    fail(fmt::format(
+    refuse(fmt::format(
         "{} must be a multiple of {} (rows of {} begin at 16-byte boundaries), got {}: pad the "
         "rows to {}",
-        o.stride_name, o.stride_unit, o.name, o.stride,
-        jit::ceil_div(o.stride, o.stride_unit) * o.stride_unit));
+        o.stride_name, o.stride_unit, o.name, o.stride, jit::round_up(o.stride, o.stride_unit)));
   }
   if (o.stride >= kMaxStrideBytes / o.element_bytes) [[unlikely]] {
-    fail(fmt::format("{} must be below {} (a row stride is at most 2^40 bytes), got {}",
-                     o.stride_name, kMaxStrideBytes / o.element_bytes, o.stride));
+    refuse(fmt::format("{} must be below {} (a row stride is at most 2^40 bytes), got {}",
+                       o.stride_name, kMaxStrideBytes / o.element_bytes, o.stride));
   }
   if (!end_fits(o)) [[unlikely]] {
-    fail(fmt::format(
+    refuse(fmt::format(
         "{}: {} rows of {} elements, {} apart, at {} do not fit into the address space: check "
         "{} and the sizes",
         o.name, o.rows, o.cols, o.stride, o.address, o.stride_name));
@@ -72,21 +67,21 @@ std::int64_t check_slices(const StridedOperand& o, const char* field, std::int64
                           std::int64_t slices) {
   check_operand(o);
   if (given < 0 || given % o.stride_unit != 0) [[unlikely]] {
-    fail(
+    refuse(
         fmt::format("{} must be 0 (slices of {} without gaps) or a positive multiple of {}, got {}",
                     field, o.name, o.stride_unit, given));
   }
   std::int64_t distance = given;
   const bool overflows = given == 0 && __builtin_mul_overflow(o.rows, o.stride, &distance);
   if (overflows || distance >= kMaxStrideBytes / o.element_bytes) [[unlikely]] {
-    fail(fmt::format(
+    refuse(fmt::format(
         "{} must be below {} (slices are less than 2^40 bytes apart), got {}{}", field,
         kMaxStrideBytes / o.element_bytes, given,
         given == 0 ? fmt::format(" for {} rows, {} apart", o.rows, o.stride) : std::string()));
   }
   std::int64_t last = 0;
   if (__builtin_mul_overflow(slices - 1, distance, &last) || !end_fits(o, last)) [[unlikely]] {
-    fail(fmt::format(
+    refuse(fmt::format(
         "{}: {} slices, {} apart, of {} rows of {} elements at {} do not fit into the address "
         "space: check {} and the sizes",
         o.name, slices, distance, o.rows, o.cols, o.address, field));
@@ -101,7 +96,7 @@ void check_disjoint(const StridedOperand& o, const char* field, std::int64_t sli
     return;
   // Or the rows of all slices take turns.
   if (slice_stride >= o.cols && (slices - 1) * slice_stride + o.cols <= o.stride) return;
-  fail(fmt::format(
+  refuse(fmt::format(
       "{} must keep the {} slices of {} apart: at least {} for {} rows of {} elements, {} apart, "
       "got {}",
       field, slices, o.name, slice_elements, o.rows, o.cols, o.stride, slice_stride));
@@ -109,10 +104,10 @@ void check_disjoint(const StridedOperand& o, const char* field, std::int64_t sli
 
 void check_array(const char* name, const void* address, const char* what) {
   if (address == nullptr) [[unlikely]] {
-    fail(fmt::format("{} must be a device pointer to {}, got null", name, what));
+    refuse(fmt::format("{} must be a device pointer to {}, got null", name, what));
   }
   if (reinterpret_cast<std::uintptr_t>(address) % 4 != 0) [[unlikely]] {
-    fail(fmt::format("{} must be aligned to 4 bytes ({}), got {}", name, what, address));
+    refuse(fmt::format("{} must be aligned to 4 bytes ({}), got {}", name, what, address));
   }
 }
 
@@ -120,14 +115,14 @@ void check_range(const char* name, std::int64_t value, std::int64_t low, std::in
                  const char* why) {
   if (value >= low && value <= high) [[likely]]
     return;
-  fail(fmt::format("{} must be in {}..{} ({}), got {}", name, low, high, why, value));
+  refuse(fmt::format("{} must be in {}..{} ({}), got {}", name, low, high, why, value));
 }
 
 void check_multiple(const char* name, std::int64_t value, std::int64_t unit, const char* why) {
   if (value % unit == 0) [[likely]]
     return;
-  fail(fmt::format("{} must be a multiple of {} ({}), got {}: pad it to {}", name, unit, why, value,
-                   jit::ceil_div(value, unit) * unit));
+  refuse(fmt::format("{} must be a multiple of {} ({}), got {}: pad it to {}", name, unit, why,
+                     value, jit::round_up(value, unit)));
 }
 
 }  // namespace kiln::runtime

@@ -18,18 +18,14 @@ using jit::Scaling;
 constexpr std::uint32_t kKnownFlags = KILN_LAUNCH_PROGRAMMATIC | KILN_LAUNCH_ZERO_PADDING;
 constexpr std::int64_t kDefaultK = -1;
 
-[[noreturn]] void fail(const std::string& message) {
-  throw Error(Status::kInvalidArgument, message);
-}
-
 // ---- Fields that belong to other layouts ----
 
 [[noreturn]] void fail_unused(const Problem& p, const char* name, const std::string& value,
                               const char* owner) {
   const std::string form =
       jit::is_grouped(p) ? fmt::format(" with group_form {}", jit::name(p.group_form)) : "";
-  fail(fmt::format("{} must be left at its default for layout {}{} (it belongs to {}), got {}",
-                   name, jit::name(p.layout), form, owner, value));
+  refuse(fmt::format("{} must be left at its default for layout {}{} (it belongs to {}), got {}",
+                     name, jit::name(p.layout), form, owner, value));
 }
 
 // A value that no kernel would read is a mistake of the caller's.
@@ -73,13 +69,13 @@ void check_every_launch(const Problem& p, const kiln_operands& o) {
   check_range("m", o.m, 0, jit::kMaxM, "TMA coordinates are 32-bit");
   check_range("num_sms", o.num_sms, 0, std::numeric_limits<std::int32_t>::max(), "0 for all");
   if ((o.flags & ~kKnownFlags) != 0) [[unlikely]] {
-    fail(fmt::format("flags must be a combination of KILN_LAUNCH_* ({:#x}), got {:#x}", kKnownFlags,
-                     o.flags));
+    refuse(fmt::format("flags must be a combination of KILN_LAUNCH_* ({:#x}), got {:#x}",
+                       kKnownFlags, o.flags));
   }
   if ((o.flags & KILN_LAUNCH_ZERO_PADDING) == 0) [[likely]]
     return;
   if (p.layout != Layout::kGroupedContiguous || p.accumulate) {
-    fail(fmt::format(
+    refuse(fmt::format(
         "flags must not have KILN_LAUNCH_ZERO_PADDING for layout {}{} (zeros are for the padding "
         "of grouped_contiguous without accumulation), got {:#x}",
         jit::name(p.layout), p.accumulate ? " with accumulate" : "", o.flags));
@@ -88,7 +84,7 @@ void check_every_launch(const Problem& p, const kiln_operands& o) {
 
 std::int64_t sum_of_packed(const Problem& p, const kiln_operands& o) {
   if (o.host_group_k == nullptr) {
-    fail(
+    refuse(
         fmt::format("host_group_k must be a host pointer to K of each of the {} groups, got null: "
                     "it says where the packed operands of a group begin",
                     p.groups));
@@ -97,7 +93,7 @@ std::int64_t sum_of_packed(const Problem& p, const kiln_operands& o) {
   for (std::int32_t g = 0; g < p.groups; ++g) {
     const std::int64_t k = o.host_group_k[g];
     if (k < 0 || k % jit::kScaleBlock != 0) [[unlikely]] {
-      fail(
+      refuse(
           fmt::format("host_group_k[{}] must be 0 or a positive multiple of {} (one scale for each "
                       "so many), got {}: pad the group's A and B with zeros to {}",
                       g, jit::kScaleBlock, k, k < 0 ? 0 : jit::scale_blocks(k) * jit::kScaleBlock));
@@ -106,14 +102,14 @@ std::int64_t sum_of_packed(const Problem& p, const kiln_operands& o) {
   }
   check_range("the sum of host_group_k", sum, 0, jit::kMaxM, "k-blocks are counted in 32 bits");
   if (o.k == kDefaultK || o.k == sum) return sum;
-  fail(fmt::format("k must be -1 or the sum of host_group_k, {}, got {}", sum, o.k));
+  refuse(fmt::format("k must be -1 or the sum of host_group_k, {}, got {}", sum, o.k));
 }
 
 std::int64_t launch_k(const Problem& p, const kiln_operands& o) {
   if (p.scaling == Scaling::k1d2d) [[likely]] {
     if (o.k == kDefaultK || o.k == p.k) [[likely]]
       return p.k;
-    fail(fmt::format(
+    refuse(fmt::format(
         "k must be -1 or the plan's {} for scaling 1d2d (a constant of its kernels), got "
         "{}: create a plan for that k",
         p.k, o.k));
@@ -121,7 +117,7 @@ std::int64_t launch_k(const Problem& p, const kiln_operands& o) {
   if (p.group_form == GroupForm::kPacked) return sum_of_packed(p, o);
   if (o.k == kDefaultK) {
     if (p.layout == Layout::kDense) return p.k;
-    fail(
+    refuse(
         "k must be the columns of A and B, all groups together, for layout grouped_k (the plan has "
         "that of one group), got -1");
   }
@@ -136,7 +132,7 @@ std::int32_t slice_count(const Problem& p, const kiln_operands& o) {
               "0: one for each group");
   if (o.num_slices == 0) return p.groups;
   if (o.expert_map != nullptr || o.num_slices >= p.groups) return o.num_slices;
-  fail(fmt::format(
+  refuse(fmt::format(
       "num_slices must be at least the plan's {} groups without expert_map (group g uses slice g), "
       "got {}: give an expert_map, or all slices",
       p.groups, o.num_slices));
@@ -160,10 +156,10 @@ void check_groups(const Problem& p, const kiln_operands& o) {
     check_range("expected_m", o.expected_m, 1, o.m,
                 "about how many rows a group has, at most m: it chooses the tile");
   if (p.layout == Layout::kGroupedContiguous && o.m % p.alignment != 0) [[unlikely]] {
-    fail(
+    refuse(
         fmt::format("m must be a multiple of the plan's alignment, {}, got {}: pad A, SFA and D to "
                     "{} rows, or create the plan with alignment 1",
-                    p.alignment, o.m, jit::ceil_div(o.m, p.alignment) * p.alignment));
+                    p.alignment, o.m, jit::round_up(o.m, p.alignment)));
   }
 }
 

@@ -86,7 +86,7 @@ void Quantizer::check_transposed(const kiln_quantize_operands& o) const {
     refuse_transposed("ld_scales_t", o.ld_scales_t);
     return;
   }
-  const std::int64_t padded_rows = jit::ceil_div(o.rows, kTransposedUnit) * kTransposedUnit;
+  const std::int64_t padded_rows = jit::round_up(o.rows, kTransposedUnit);
   check_transposed_stride(o, padded_rows);
   check_operand(
       {"out_t", "ld_out_t", o.out_t, o.ld_out_t, o.cols, padded_rows, kTransposedUnit, 16, 1});

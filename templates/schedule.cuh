@@ -12,6 +12,7 @@
 #pragma once
 
 #include "base.cuh"
+#include "smem_layout.cuh"
 
 KILN_BEGIN_SHARED
 
@@ -80,7 +81,6 @@ KILN_SHARED_CODE u32 find_group(const Array& first_tile, u32 groups, u32 tile) {
 
 // ---- ranges of K ----
 
-constexpr u32 kKBlock = 128;
 constexpr u32 kNowhere = 0xffffff;  // a k-block behind every operand: it reads as zeros
 
 struct KRange {
@@ -89,9 +89,9 @@ struct KRange {
 
 // Group g of grouped_k: from the previous end, rounded up to a whole block, to its own end.
 KILN_SHARED_CODE KRange k_between(i32 previous_end, i32 end, u32 k_blocks) {
-  const u32 limit = k_blocks * kKBlock;
-  const u32 begin = (clamp_to(previous_end, limit) + kKBlock - 1) / kKBlock;
-  const u32 stop = (clamp_to(end, limit) + kKBlock - 1) / kKBlock;
+  const u32 limit = k_blocks * kBlockK;
+  const u32 begin = (clamp_to(previous_end, limit) + kBlockK - 1) / kBlockK;
+  const u32 stop = (clamp_to(end, limit) + kBlockK - 1) / kBlockK;
   return {begin, stop > begin ? stop - begin : 0};
 }
 

@@ -11,10 +11,6 @@ namespace {
 
 using jit::Layout;
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return jit::ceil_div(value, unit) * unit;
-}
-
 bool is_packed(const jit::Problem& p) { return p.group_form == jit::GroupForm::kPacked; }
 
 // One after the other, each beginning at a multiple of `alignment`.
@@ -22,7 +18,7 @@ std::vector<Range> lay_out(const std::vector<std::int64_t>& sizes, std::int64_t 
   std::vector<Range> ranges;
   std::int64_t end = 0;
   for (const std::int64_t size : sizes) {
-    const std::int64_t begin = round_up(end, alignment);
+    const std::int64_t begin = jit::round_up(end, alignment);
     end = begin + size;
     ranges.push_back({begin, end});
   }
@@ -41,7 +37,7 @@ void check_launch_extent(const char* what, std::int64_t value, const jit::Proble
 
 void size_contiguous(Workload& w, const std::vector<std::int64_t>& sizes, std::int64_t mean) {
   w.groups = lay_out(sizes, w.problem.alignment);
-  w.m = round_up(w.groups.back().end, w.problem.alignment);
+  w.m = jit::round_up(w.groups.back().end, w.problem.alignment);
   check_launch_extent("rows", w.m, w.problem, mean);
   w.plan_m = w.m;
 }
@@ -49,7 +45,7 @@ void size_contiguous(Workload& w, const std::vector<std::int64_t>& sizes, std::i
 void size_masked(Workload& w, const std::vector<std::int64_t>& sizes, const Sizing& sizing,
                  std::int64_t largest) {
   for (const std::int64_t size : sizes) w.groups.push_back({0, size});
-  w.m = round_up(std::max<std::int64_t>(largest, 1), jit::kScaleBlock);
+  w.m = jit::round_up(std::max<std::int64_t>(largest, 1), jit::kScaleBlock);
   if (sizing.max_m > 0) {
     w.m = sizing.max_m;
     if (w.m < largest) {
@@ -65,7 +61,7 @@ void size_masked(Workload& w, const std::vector<std::int64_t>& sizes, const Sizi
 
 // K of a group is a multiple of a scale's block, so the groups follow each other without gaps.
 void size_grouped_k(Workload& w, std::vector<std::int64_t> sizes) {
-  for (std::int64_t& size : sizes) size = round_up(size, jit::kScaleBlock);
+  for (std::int64_t& size : sizes) size = jit::round_up(size, jit::kScaleBlock);
   w.groups = lay_out(sizes, jit::kScaleBlock);
   w.k = w.groups.back().end;
   check_launch_extent("of K", w.k, w.problem, w.problem.k);
@@ -150,15 +146,15 @@ Workload make_workload(const jit::Problem& problem, const Sizing& sizing) {
   }
   const std::int64_t blocks = jit::scale_blocks(w.k);
   const bool row_major = problem.sfa_major == jit::ScaleMajor::kRow;
-  w.ld_sfa = row_major ? blocks : round_up(std::max<std::int64_t>(w.m, 1), 4);
-  w.ld_sfb = problem.scaling == jit::Scaling::k1d1d ? round_up(problem.n, 4) : blocks;
+  w.ld_sfa = row_major ? blocks : jit::round_up(std::max<std::int64_t>(w.m, 1), 4);
+  w.ld_sfb = problem.scaling == jit::Scaling::k1d1d ? jit::round_up(problem.n, 4) : blocks;
   return w;
 }
 
 std::int64_t mean_plan_m(const jit::Problem& problem, std::int64_t m) {
   if (problem.layout == Layout::kGroupedMasked) return std::max<std::int64_t>(m, 1);
   if (problem.layout != Layout::kGroupedContiguous) return m;
-  const std::int64_t rows = problem.groups * round_up(m, problem.alignment);
+  const std::int64_t rows = problem.groups * jit::round_up(m, problem.alignment);
   check_launch_extent("rows", rows, problem, m);
   return rows;
 }

@@ -8,10 +8,9 @@
 namespace kiln::test {
 namespace {
 
-std::int64_t round_up(std::int64_t value, std::int64_t unit) {
-  return jit::ceil_div(value, unit) * unit;
+std::int64_t pad(std::int64_t value, std::int64_t unit) {
+  return jit::round_up(value, unit) + unit;
 }
-std::int64_t pad(std::int64_t value, std::int64_t unit) { return round_up(value, unit) + unit; }
 
 bool is_packed(const jit::Problem& p) { return p.group_form == jit::GroupForm::kPacked; }
 
@@ -100,7 +99,7 @@ void GroupedGemm::divide_rows() {
       if (size > 0) parts_.push_back({slice, 0, size, slice, expert_of(g), 0, k_});
       continue;
     }
-    std::int64_t begin = round_up(end, problem().alignment);
+    std::int64_t begin = jit::round_up(end, problem().alignment);
     if (!test_.gaps.empty()) begin += std::int64_t{test_.gaps[g]} * problem().alignment;
     if (size > 0) {
       end = begin + size;
@@ -116,7 +115,7 @@ void GroupedGemm::divide_rows() {
     grouping_values_ = test_.sizes;
     return;
   }
-  m_ = std::max(m_, round_up(end + test_.slack, problem().alignment));
+  m_ = std::max(m_, jit::round_up(end + test_.slack, problem().alignment));
   labels.resize(static_cast<std::size_t>(m_), -1);
   for (std::int32_t& value : ends)
     if (value > m_) value = static_cast<std::int32_t>(end);
@@ -140,13 +139,13 @@ void GroupedGemm::divide_k() {
   m_ = test_.m;
   std::int64_t end = 0;
   for (std::size_t g = 0; g < test_.sizes.size(); ++g) {
-    const std::int64_t begin = round_up(end, jit::kScaleBlock), size = test_.sizes[g];
+    const std::int64_t begin = jit::round_up(end, jit::kScaleBlock), size = test_.sizes[g];
     if (size > 0) end = begin + size;
     parts_.push_back({expert_of(g), 0, m_, 0, 0, begin, begin + size});
     if (problem().group_form == jit::GroupForm::kEnds)
       grouping_values_.push_back(static_cast<std::int32_t>(size == 0 && g % 2 == 1 ? begin : end));
   }
-  k_ = std::max(k_, round_up(end + test_.slack, 16));
+  k_ = std::max(k_, jit::round_up(end + test_.slack, 16));
   for (std::int32_t& value : grouping_values_)
     if (value > k_) value = static_cast<std::int32_t>(end);
 }

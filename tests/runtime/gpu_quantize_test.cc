@@ -234,7 +234,7 @@ PaddedMatrix<std::uint16_t> bf16_matrix(std::int64_t rows, std::int64_t cols) {
   return matrix;
 }
 
-std::int64_t padded(std::int64_t rows) { return jit::ceil_div(rows, 16) * 16; }
+std::int64_t padded(std::int64_t rows) { return jit::round_up(rows, 16); }
 
 // Rows filled up with zeros to a multiple of 16, which the one-way cast takes.
 PaddedMatrix<std::uint16_t> transposed(const PaddedMatrix<std::uint16_t>& matrix) {

@@ -8,7 +8,7 @@ namespace kiln::test {
 namespace {
 
 std::int64_t pad(std::int64_t value, std::int64_t unit) {
-  return jit::ceil_div(value, unit) * unit + unit;
+  return jit::round_up(value, unit) + unit;
 }
 
 std::array<double, 256> decode_table(jit::Fp8Type type) {

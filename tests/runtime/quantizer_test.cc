@@ -1,17 +1,15 @@
 // The two-way casts of kiln_quantize on the fake driver: what reaches the kernel, and what is
 // refused with which words.
-#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
 
 #include "templates/params.cuh"
+#include "tests/runtime/launch_support.h"
 #include "tests/runtime/support.h"
 
 namespace kiln::test {
 namespace {
-
-const CUstream kStream = reinterpret_cast<CUstream>(std::uintptr_t{0x1234560});
 
 float* at(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
 
@@ -33,12 +31,7 @@ struct Fixture : FakeMachine {
     REQUIRE(status == KILN_OK);
     return QuantizerHandle(quantizer);
   }
-  device::QuantizeParams launched() const {
-    device::QuantizeParams params;
-    REQUIRE(cuda.last_launch.param_bytes == sizeof(params));
-    std::memcpy(&params, cuda.last_launch.params.data(), sizeof(params));
-    return params;
-  }
+  device::QuantizeParams launched() const { return launched_params<device::QuantizeParams>(cuda); }
 };
 
 // Every stride as small as the rules allow, for 1x128 scales in rows.
