@@ -84,7 +84,8 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
   return std::nullopt;
 }
 
-// As many stages as fit beside enough staging for D that its stores overlap, at most 16.
+}  // namespace
+
 std::int32_t most_stages(Tile t, const Problem& p) {
   for (t.stages = 16; t.stages > 2; --t.stages) {
     const auto layout = layout_of(t, p);
@@ -93,8 +94,6 @@ std::int32_t most_stages(Tile t, const Problem& p) {
   }
   return t.stages;
 }
-
-}  // namespace
 
 void validate(const Tile& tile, const Problem& problem) {
   if (auto rule = broken_rule(tile, problem))

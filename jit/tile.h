@@ -47,6 +47,10 @@ struct Machine {
 void validate(const Tile& tile, const Problem& problem);
 bool is_legal(const Tile& tile, const Problem& problem);
 
+// As many stages as fit beside enough staging for D that its stores overlap, 2 to 16; 2 when
+// nothing fits. `tile`'s own stages do not matter.
+std::int32_t most_stages(Tile tile, const Problem& problem);
+
 // Every legal tile on the default menu, in a fixed order.
 std::vector<Tile> legal_tiles(const Problem& problem);
 
@@ -74,6 +78,13 @@ inline constexpr std::size_t kMaxPlanTiles = 8;
 // The kernels that any M can need are exactly these, so warming them is complete. A batch_invariant
 // problem has one interval, with the choice for middle_m().
 std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine);
+
+// The same plan with some of its intervals given: ascending, without overlap, at most kMaxPlanTiles
+// different tiles, all legal. They stay as they are; where M is in none of them the default choice
+// serves, and gives up tiles of its own first. Neighbours may have the same tile where one of them
+// is given. Empty when no few enough tiles serve every M.
+std::vector<TileInterval> plan_tiles_around(const std::vector<TileInterval>& given,
+                                            const Problem& problem, const Machine& machine);
 
 // The M that decides where one tile serves every M: between decoding, where most tiles are alike,
 // and large batches, whose tiles waste the most when there are few rows.

@@ -193,6 +193,7 @@ struct Stretch {
   std::int64_t m_min = 0, m_max = 0;
   std::int64_t decisive_m = 0;
   Tile tile;
+  bool given = false;  // keeps its tile
 };
 
 std::vector<Stretch> best_stretches(const Problem& problem, const Machine& machine) {
@@ -208,34 +209,46 @@ std::vector<Stretch> best_stretches(const Problem& problem, const Machine& machi
     // that is slowest. Where M is a mean over groups there is no largest.
     const std::int64_t typical = has_row_groups(problem) ? first + (last - first) / 2 : last;
     const std::int64_t decisive = last <= 4 ? 1 : std::min(typical, kLargestModelled);
-    stretches.push_back({first, last, decisive, choose_tile(problem, decisive, machine)});
+    stretches.push_back({first, last, decisive, choose_tile(problem, decisive, machine), false});
     first = last + 1;
   }
   return stretches;
+}
+
+// What a stretch takes when `dropped` goes: the best of the other tiles, and how many times longer
+// that takes by the model; infinity when it can do with no other.
+double replace(Stretch& stretch, const Tile& dropped, const std::set<Tile>& tiles,
+               const Problem& problem, const Machine& machine) {
+  const Extents e = extents_of(problem, stretch.decisive_m);
+  const double us = estimate_us(problem, dropped, stretch.decisive_m, machine);
+  double least = std::numeric_limits<double>::infinity();
+  for (const Tile& other : tiles) {
+    if (other == dropped || !may_choose(other, e)) continue;
+    const double other_us = estimate_us(problem, other, stretch.decisive_m, machine);
+    if (other_us >= least) continue;
+    least = other_us;
+    stretch.tile = other;
+  }
+  return least / us;
 }
 
 // One tile fewer: the one that is missed least, at the stretch that misses it most, goes; its
 // stretches take the best of the others. False when some stretch can do with no other.
 bool drop_one(std::vector<Stretch>& stretches, const std::set<Tile>& tiles, const Problem& problem,
               const Machine& machine) {
+  std::set<Tile> kept;
+  for (const Stretch& stretch : stretches) {
+    if (stretch.given) kept.insert(stretch.tile);
+  }
   std::optional<std::vector<Stretch>> best;
   double best_loss = 0;
   for (const Tile& dropped : tiles) {
+    if (kept.count(dropped) > 0) continue;
     std::vector<Stretch> without = stretches;
     double loss = 0;
     for (Stretch& stretch : without) {
-      if (stretch.tile != dropped) continue;
-      const Extents e = extents_of(problem, stretch.decisive_m);
-      const double us = estimate_us(problem, dropped, stretch.decisive_m, machine);
-      double least = std::numeric_limits<double>::infinity();
-      for (const Tile& other : tiles) {
-        if (other == dropped || !may_choose(other, e)) continue;
-        const double other_us = estimate_us(problem, other, stretch.decisive_m, machine);
-        if (other_us >= least) continue;
-        least = other_us;
-        stretch.tile = other;
-      }
-      loss = std::max(loss, least / us);
+      if (stretch.tile == dropped)
+        loss = std::max(loss, replace(stretch, dropped, tiles, problem, machine));
     }
     if (best && loss >= best_loss) continue;
     best = std::move(without);
@@ -246,12 +259,37 @@ bool drop_one(std::vector<Stretch>& stretches, const std::set<Tile>& tiles, cons
   return true;
 }
 
-void limit_tiles(std::vector<Stretch>& stretches, const Problem& problem, const Machine& machine) {
+// False when there are still too many.
+bool limit_tiles(std::vector<Stretch>& stretches, const Problem& problem, const Machine& machine) {
   for (;;) {
     std::set<Tile> tiles;
     for (const Stretch& stretch : stretches) tiles.insert(stretch.tile);
-    if (tiles.size() <= kMaxPlanTiles || !drop_one(stretches, tiles, problem, machine)) return;
+    if (tiles.size() <= kMaxPlanTiles) return true;
+    if (!drop_one(stretches, tiles, problem, machine)) return false;
   }
+}
+
+// The given intervals, and between them what `stretches` has there.
+std::vector<Stretch> cut(const std::vector<Stretch>& stretches,
+                         const std::vector<TileInterval>& given) {
+  std::vector<Stretch> out;
+  std::int64_t next = 0;
+  const auto fill = [&](std::int64_t to) {
+    for (Stretch s : stretches) {
+      s.m_min = std::max(s.m_min, next);
+      s.m_max = std::min(s.m_max, to);
+      if (s.m_min > s.m_max) continue;
+      s.decisive_m = std::clamp(s.decisive_m, s.m_min, s.m_max);
+      out.push_back(s);
+    }
+  };
+  for (const TileInterval& g : given) {
+    fill(g.m_min - 1);
+    out.push_back({g.m_min, g.m_max, g.m_min, g.tile, true});
+    next = g.m_max + 1;
+  }
+  fill(kMaxM);
+  return out;
 }
 
 }  // namespace
@@ -262,20 +300,36 @@ std::int64_t middle_m(const Problem& problem) {
   return problem.layout == Layout::kGroupedMasked ? kMiddleOfGroup : kMiddle;
 }
 
+namespace {
+
+// Neighbours with the same tile are one interval, unless one of them is given.
+std::vector<TileInterval> joined(const std::vector<Stretch>& stretches) {
+  std::vector<TileInterval> plan;
+  bool was_given = true;
+  for (const Stretch& s : stretches) {
+    if (!was_given && !s.given && plan.back().tile == s.tile) {
+      plan.back().m_max = s.m_max;
+    } else {
+      plan.push_back({s.m_min, s.m_max, s.tile});
+    }
+    was_given = s.given;
+  }
+  return plan;
+}
+
+}  // namespace
+
 std::vector<TileInterval> plan_tiles(const Problem& problem, const Machine& machine) {
   if (problem.batch_invariant)
     return {{0, kMaxM, choose_tile(problem, middle_m(problem), machine)}};
-  std::vector<Stretch> stretches = best_stretches(problem, machine);
-  limit_tiles(stretches, problem, machine);
-  std::vector<TileInterval> plan;
-  for (const Stretch& stretch : stretches) {
-    if (!plan.empty() && plan.back().tile == stretch.tile) {
-      plan.back().m_max = stretch.m_max;
-    } else {
-      plan.push_back({stretch.m_min, stretch.m_max, stretch.tile});
-    }
-  }
-  return plan;
+  return plan_tiles_around({}, problem, machine);
+}
+
+std::vector<TileInterval> plan_tiles_around(const std::vector<TileInterval>& given,
+                                            const Problem& problem, const Machine& machine) {
+  std::vector<Stretch> stretches = cut(best_stretches(problem, machine), given);
+  if (!limit_tiles(stretches, problem, machine) && !given.empty()) return {};
+  return joined(stretches);
 }
 
 }  // namespace kiln::jit

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cassert>
 #include <utility>
 
 namespace kiln::runtime {
@@ -71,6 +72,15 @@ void DeviceBuffer::fill(std::uint8_t value, CUstream stream) const {
   const Driver& driver = device_->driver();
   const ContextScope scope(driver, device_->context());
   driver.check(driver.cuMemsetD8Async(address_, value, bytes_, stream), "cuMemsetD8Async");
+}
+
+void DeviceBuffer::copy_from(const DeviceBuffer& other, CUstream stream) const {
+  assert(bytes_ == other.bytes_);
+  if (bytes_ == 0) return;
+  const Driver& driver = device_->driver();
+  const ContextScope scope(driver, device_->context());
+  driver.check(driver.cuMemcpyDtoDAsync(address_, other.address_, bytes_, stream),
+               "cuMemcpyDtoDAsync");
 }
 
 Stream::Stream(const Device& device) : device_(&device) {

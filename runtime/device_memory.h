@@ -35,6 +35,8 @@ class DeviceBuffer {
   void download(std::span<std::byte> host, std::size_t byte_offset = 0) const;
   // Sets every byte, in order on the stream.
   void fill(std::uint8_t value, CUstream stream) const;
+  // Becomes what `other`, of the same size, holds, in order on the stream.
+  void copy_from(const DeviceBuffer& other, CUstream stream) const;
 
   template <class T>
   static DeviceBuffer of(const Device& device, const std::vector<T>& values) {

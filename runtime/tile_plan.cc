@@ -1,7 +1,6 @@
 #include "runtime/tile_plan.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 namespace kiln::runtime {
@@ -9,7 +8,6 @@ namespace {
 
 // Appends, or makes the last interval longer.
 void append(std::vector<PlannedTile>& plan, const jit::TileInterval& interval, TileSource source) {
-  if (interval.m_min > interval.m_max) return;
   if (!plan.empty() && plan.back().interval.tile == interval.tile && plan.back().source == source) {
     plan.back().interval.m_max = interval.m_max;
   } else {
@@ -23,21 +21,17 @@ std::vector<PlannedTile> default_tiles(const std::vector<jit::TileInterval>& int
   return plan;
 }
 
-// Tuned intervals, and what the default choice says of the M between them.
+// Tuned intervals, and what the default choice says of the M between them; empty when that would be
+// too many tiles.
 std::vector<PlannedTile> fill_by_default(const std::vector<TunedInterval>& tuned, TileSource source,
-                                         const std::vector<jit::TileInterval>& defaults) {
+                                         const jit::Problem& problem, const jit::Machine& machine) {
+  std::vector<jit::TileInterval> given;
+  for (const TunedInterval& t : tuned) given.push_back({t.m_min, t.m_max, t.tile});
   std::vector<PlannedTile> plan;
-  const auto fill = [&](std::int64_t from, std::int64_t to) {
-    for (const jit::TileInterval& d : defaults)
-      append(plan, {std::max(from, d.m_min), std::min(to, d.m_max), d.tile}, TileSource::kDefault);
-  };
-  std::int64_t next = 0;
-  for (const TunedInterval& interval : tuned) {
-    fill(next, interval.m_min - 1);
-    append(plan, {interval.m_min, interval.m_max, interval.tile}, source);
-    next = interval.m_max + 1;
+  for (const jit::TileInterval& interval : jit::plan_tiles_around(given, problem, machine)) {
+    const bool is_tuned = std::find(given.begin(), given.end(), interval) != given.end();
+    append(plan, interval, is_tuned ? source : TileSource::kDefault);
   }
-  fill(next, jit::kMaxM);
   return plan;
 }
 
@@ -50,12 +44,6 @@ std::vector<PlannedTile> stretch(const std::vector<TunedInterval>& tuned, TileSo
     append(plan, {from, to, tuned[i].tile}, source);
   }
   return plan;
-}
-
-std::size_t count_tiles(const std::vector<PlannedTile>& plan) {
-  std::set<jit::Tile> tiles;
-  for (const PlannedTile& planned : plan) tiles.insert(planned.interval.tile);
-  return tiles.size();
 }
 
 const TunedInterval& nearest_to(const std::vector<TunedInterval>& tuned, std::int64_t m) {
@@ -86,8 +74,8 @@ TilePlan plan_tiles(const jit::Problem& problem, const jit::Machine& machine,
     plan.tiles = {{{0, jit::kMaxM, tile}, source}};
     return plan;
   }
-  plan.tiles = fill_by_default(found.intervals, source, jit::plan_tiles(problem, machine));
-  if (count_tiles(plan.tiles) > jit::kMaxPlanTiles) plan.tiles = stretch(found.intervals, source);
+  plan.tiles = fill_by_default(found.intervals, source, problem, machine);
+  if (plan.tiles.empty()) plan.tiles = stretch(found.intervals, source);
   return plan;
 }
 

@@ -28,8 +28,10 @@ constexpr std::array<std::string_view, 2> kGpuKeys = {"name", "num_sms"};
 constexpr std::array<std::string_view, 12> kEntryKeys = {
     "layout", "scaling", "n",          "k",      "a",          "b",
     "out",    "sfa",     "accumulate", "groups", "group_form", "intervals"};
-constexpr std::array<std::string_view, 7> kIntervalKeys = {
-    "m_min", "m_max", "tile", "measured_m", "us", "runner_up", "runner_up_us"};
+constexpr std::array<std::string_view, 9> kIntervalKeys = {"m_min",        "m_max",    "tile",
+                                                           "measured_m",   "us",       "runner_up",
+                                                           "runner_up_us", "noise_us", "samples"};
+constexpr std::int32_t kMaxSamples = 1'000'000'000;
 
 // ---- Reading ----
 
@@ -97,6 +99,9 @@ TunedInterval read_interval(const JsonView& object, const jit::Problem& problem,
   i.tile = read_tile(object.at("tile"), problem, num_sms);
   i.measured_m = object.at("measured_m").integer(i.m_min, i.m_max);
   i.us = object.at("us").number(kShortestUs, kLongestUs);
+  if (object.has("noise_us")) i.noise_us = object.at("noise_us").number(0, kLongestUs);
+  if (object.has("samples"))
+    i.samples = static_cast<std::int32_t>(object.at("samples").integer(0, kMaxSamples));
   if (object.has("runner_up") != object.has("runner_up_us"))
     object.fail("runner_up and runner_up_us belong together: give both or none");
   if (!object.has("runner_up")) return i;
@@ -212,6 +217,8 @@ nlohmann::ordered_json to_json(const TunedInterval& i) {
     object["runner_up"] = jit::describe(*i.runner_up);
     object["runner_up_us"] = i.runner_up_us;
   }
+  if (i.noise_us > 0) object["noise_us"] = i.noise_us;
+  if (i.samples > 0) object["samples"] = i.samples;
   return object;
 }
 

@@ -32,7 +32,9 @@ struct TunedInterval {
   std::int64_t measured_m = 0;  // in [m_min, m_max]
   double us = 0;                // kernel time at measured_m
   std::optional<jit::Tile> runner_up;
-  double runner_up_us = 0;  // with runner_up
+  double runner_up_us = 0;   // with runner_up
+  double noise_us = 0;       // standard error of the two times' distance; 0: not said
+  std::int32_t samples = 0;  // behind us; 0: not said
 
   bool operator==(const TunedInterval&) const = default;
 };

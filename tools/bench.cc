@@ -85,7 +85,8 @@ jit::ReferenceSpec reference_spec(const jit::Problem& p) {
 
 struct PreparedCase::Operands {
   runtime::DeviceBuffer a, b, sfa, sfb, d;
-  runtime::DeviceBuffer c;  // D before the launch; accumulating only
+  runtime::DeviceBuffer c;        // D before the launch; accumulating only
+  runtime::DeviceBuffer checked;  // a D that passed the check; empty until there is one
   runtime::DeviceBuffer grouping;
   std::vector<std::int32_t> host_grouping;
   kiln_operands launch = KILN_OPERANDS_INIT;
@@ -139,7 +140,7 @@ void Bench::require_memory(const Workload& w) const {
   const OperandSizes s = operand_sizes(w);
   const double d_bytes = s.d * static_cast<double>(jit::element_bytes(w.problem.out));
   const double needed = s.a + s.b + 4 * (s.sfa + s.sfb + s.grouping) + 2 * s.widest_part +
-                        d_bytes * (w.problem.accumulate ? 2 : 1);
+                        d_bytes * (1 + w.problem.accumulate + options_.keep_result);
   const double there = static_cast<double>(device_.info().memory_bytes);
   if (needed <= there) return;
   throw Error(Status::kOutOfMemory,
@@ -233,15 +234,20 @@ CheckResult Bench::compare(const Workload& w, const Operands& o) {
   const runtime::LoadedKernel& kernel =
       engine_.kernel_for({reference_spec(w.problem), engine_.arch()});
   const std::uint8_t* c = w.problem.accumulate ? o.c.data<const std::uint8_t>() : nullptr;
+  // D that was checked stands for C + A x B: without K the plain kernel adds nothing to it.
+  const bool has_checked = o.checked.size() > 0;
+  if (has_checked) c = o.checked.data<const std::uint8_t>();
   bool has_values = false;
   for (const Product& part : products(w)) {
     if (part.m == 0) continue;
     has_values = has_values || part.k > 0;
-    const device::ReferenceParams params =
-        reference_params(w, part, o.launch, c, sums.data<double>());
+    device::ReferenceParams params = reference_params(w, part, o.launch, c, sums.data<double>());
+    if (has_checked) params.k = 0;
     const runtime::ContextScope scope(device_.driver(), device_.context());
     constexpr std::int64_t kSide = 16;
-    const std::int64_t rows = std::min<std::int64_t>(jit::ceil_div(part.m, kSide), 65535);
+    // Each CTA adds to the sums once: few of them where that takes longer than reading D.
+    const std::int64_t most_rows = has_checked ? 16 : 65535;
+    const std::int64_t rows = std::min<std::int64_t>(jit::ceil_div(part.m, kSide), most_rows);
     kernel.launch_grid(static_cast<std::uint32_t>(jit::ceil_div(w.problem.n, kSide)),
                        static_cast<std::uint32_t>(rows), &params, stream_.get());
   }
@@ -257,6 +263,13 @@ CheckResult Bench::compare(const Workload& w, const Operands& o) {
   result.passed = std::abs(result.difference) < kLargestDifference &&
                   std::isfinite(result.max_abs_error) && result.stray_rows == 0;
   return result;
+}
+
+void Bench::keep(Operands& o) const {
+  runtime::DeviceBuffer copy(device_, o.d.size());
+  copy.copy_from(o.d, stream_.get());
+  stream_.synchronize();
+  o.checked = std::move(copy);
 }
 
 // Rows of no group must still hold what was there before the launch.
@@ -333,7 +346,10 @@ CheckResult PreparedCase::check(const Launch& launch) const {
   bench_.fill_d(workload_, operands_->d);
   launch(bench_.stream_.get());
   bench_.stream_.synchronize();
-  return bench_.compare(workload_, *operands_);
+  const CheckResult result = bench_.compare(workload_, *operands_);
+  if (result.passed && bench_.options_.keep_result && operands_->checked.size() == 0)
+    bench_.keep(*operands_);
+  return result;
 }
 
 std::unique_ptr<PreparedCase> Bench::prepare(const BenchCase& c) {

@@ -26,6 +26,9 @@ struct BenchOptions {
   int repeat = 30;
   bool check = false;
   std::uint64_t seed = 1;  // of the operands; the groups' sizes have their own in Sizing
+  // For many checks of one case: keeps the first D that passed, which takes the memory of a D, and
+  // compares later ones with it, which takes a thousandth of the plain kernel's time.
+  bool keep_result = false;
 };
 
 // The most the GPU could do: what its clocks and widths allow. Sustained clocks are lower.
@@ -75,7 +78,8 @@ class PreparedCase {
 
   // A plan with the tile of the engine's choice, or with `tile`. Compiles, or takes from the cache.
   BenchPlan plan(const std::optional<jit::Tile>& tile) const;
-  // Sets D back, launches once, and compares D with the plain kernel.
+  // Sets D back, launches once, and compares D with the plain kernel's, or with a D that passed
+  // that comparison (BenchOptions::keep_result).
   CheckResult check(const Launch& launch) const;
 
   double flops() const { return flops_; }
@@ -118,6 +122,7 @@ class Bench {
   void fill(void* out, std::uint64_t count, std::uint64_t seed);
   void cast(const kiln_quantizer* quantizer, const runtime::DeviceBuffer& wide, const Part& part);
   CheckResult compare(const Workload& w, const Operands& operands);
+  void keep(Operands& operands) const;
   std::int64_t count_stray_rows(const Workload& w, const Operands& operands) const;
   void time(const Launch& launch, BenchResult& result);
 

@@ -6,20 +6,25 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "cache/digest.h"
 #include "tools/args.h"
 #include "tools/cache_directory.h"
 #include "tools/commands.h"
+#include "tools/gpu.h"
+#include "tools/output_file.h"
 #include "tools/progress.h"
 #include "tools/strict_json.h"
 #include "tools/text.h"
 #include "tools/tune_compile.h"
 #include "tools/tune_gpu.h"
 #include "tools/tune_journal.h"
+#include "tools/tune_merge.h"
 #include "tools/tune_output.h"
 #include "tools/tune_plan.h"
 #include "tools/worker_pool.h"
@@ -31,25 +36,28 @@ namespace {
 const Command kCommand{
     "tune",
     "measure which tiles are fastest, for configs/tuned; --dry-run needs no GPU",
-    "--config FILE --shapes FILE [--out FILE] [--shard I/N] [--dry-run] [--json]",
+    "--config FILE --shapes FILE [--out FILE] [--cover WHAT] [--shard I/N] [--dry-run]",
     R"(
 The configuration gives the tiles to try, the intervals of M and the rules of measuring. A tile's
 result is checked before its time counts, and it replaces the default choice only when it is faster
 by more than the noise. Every measurement is kept in the journal: the same command goes on where a
-killed one, or one whose budget was spent, ended. Shards are parts of the problems; "kiln tune
-merge" puts their tables together.
+killed one, or one whose budget was spent, ended. The table is written after each problem. Shards are
+parts of the problems; "kiln tune merge" puts their tables together.
 
 JSON keys: dry_run, num_sms, shard; problems: [{name, problem, intervals, candidates, kernels,
-measure_s, error}]; of a dry run compiled, failed; else unfinished: problems left.
+measure_s, error}]; of a dry run compiled, failed; else unfinished: problems left, and results:
+[{name, m, tile, us, current_tile, current_us, noise_us, measured, hopeless, rejected}].
 
-Exit codes: 0 done, or the budget is spent; 1 a problem or a kernel failed; 2 usage or a bad file; 3
-no usable GPU.)",
+Exit codes: 0 done, or the budget is spent; 1 a problem, an M or a kernel failed; 2 usage or a bad
+file; 3 no usable GPU; 4 a kernel is not in the cache and compiling is not allowed.)",
     {{"--config", "FILE", "what to try and how to measure (configs/tune/*.json)"},
-     {"--shapes", "FILE", "the problems (configs/shapes/*.json)"},
+     {"--shapes", "FILE", "the problems (configs/shapes/*.json, configs/bench/*.json)"},
      {"--out", "FILE", "the table to write (default: tuned.json)"},
      {"--journal", "FILE", "the measurements so far (default: the table's name and .journal)"},
+     {"--cover", "WHAT", "all M, or the intervals of listed M only (default: the configuration's)"},
      {"--shard", "I/N", "the I-th of N parts of the problems only (1/N to N/N)"},
      {"--budget", "S", "begin no interval after so many seconds"},
+     {"--device", "N", "CUDA device (default: the first Hopper GPU)"},
      kCacheFlag,
      {"--jobs", "N", "compile so many kernels at once (default: one per CPU)"},
      {"--timeout", "S", "give up on a kernel after so many seconds (default 120)"},
@@ -60,7 +68,8 @@ no usable GPU.)",
 struct TuneOptions {
   std::string config_path, shapes_path, out, journal, cache_dir;
   TuneShard part;
-  std::optional<std::int64_t> budget_s;
+  std::optional<TuneCover> cover;
+  std::optional<std::int64_t> budget_s, device;
   std::int64_t jobs = 1, timeout_s = 120;
   bool dry_run = false, compile = false, json = false;
 };
@@ -79,7 +88,9 @@ TuneOptions read_options(const Args& args) {
   o.out = args.text("--out", "tuned.json");
   o.journal = args.text("--journal", o.out + ".journal");
   o.part = parse_tune_shard(args.text("--shard", "1/1"));
+  if (args.has("--cover")) o.cover = parse_tune_cover(args.required_text("--cover"), "--cover");
   o.budget_s = args.integer("--budget", 1, 1'000'000);
+  o.device = args.integer("--device", 0, 1023);
   o.cache_dir = cache_directory(args);
   o.jobs = args.integer("--jobs", 1, 256, usable_cpus());
   o.timeout_s = args.integer("--timeout", 1, 86'400, 120);
@@ -150,8 +161,21 @@ std::size_t compile_all(const TuneOptions& o, const TuneConfig& config,
   return failures;
 }
 
+// What an engine on such a GPU would know, without one.
+TuneTarget offline_target(const TuneConfig& config) {
+  kiln_engine_options options = offline_options(config.arch, config.machine.num_sms);
+  options.cache_dir = "";
+  const EngineHandle engine(options);
+  return {config.machine, engine.engine().tuned()};
+}
+
+std::string shard_text(const TuneShard& part) {
+  return fmt::format("{}/{}", part.index, part.count);
+}
+
 int dry_run(const TuneOptions& o, const TuneConfig& config,
-            const std::vector<PlannedProblem>& plan) {
+            const std::vector<NamedProblem>& problems) {
+  const auto plan = plan_problems(config, problems, offline_target(config), o.part);
   std::size_t compiled = 0, failures = 0, bad = 0;
   if (o.compile) {
     kiln_engine_options options = offline_options(config.arch, config.machine.num_sms);
@@ -164,7 +188,7 @@ int dry_run(const TuneOptions& o, const TuneConfig& config,
   if (o.json) {
     print_json({{"dry_run", true},
                 {"num_sms", config.machine.num_sms},
-                {"shard", fmt::format("{}/{}", o.part.index, o.part.count)},
+                {"shard", shard_text(o.part)},
                 {"problems", to_json(plan)},
                 {"compiled", compiled},
                 {"failed", failures}});
@@ -182,92 +206,212 @@ std::string today() {
   return fmt::format("{:04}-{:02}-{:02}", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday);
 }
 
-void report(const PlannedProblem& planned, const ProblemResult& result) {
-  for (const IntervalResult& i : result.intervals) {
-    if (!i.winner) {
-      print_error(
-          fmt::format("kiln tune: {} m={}: none of {} tiles passed, the first because: {}\n",
-                      planned.name, i.interval.m, i.measured, i.rejected.front().reason));
-      continue;
-    }
-    print(
-        fmt::format("{} m={}: {} {:.2f} us, default {:.2f} us, noise {:.2f} us, {} of {} tiles "
-                    "measured, {} hopeless, {} rejected\n",
-                    planned.name, i.interval.m, jit::describe(i.winner->tile), i.winner->time_us,
-                    i.current ? i.current->time_us : 0.0, i.noise_us, i.measured, i.candidates,
-                    i.hopeless, i.rejected.size()));
-  }
-  print(
-      fmt::format("{}: {} kernels serve every M measured, at most {:.1f} % slower than the best "
-                  "of each\n",
-                  planned.name, result.kernels, 100 * result.max_loss));
+std::string method_of(const TuneConfig& config) {
+  const TuneMeasuring& m = config.measuring;
+  return fmt::format(
+      "kiln tune, configuration {}: kernel time by events in a graph, {} MB written before each "
+      "launch, median of {} rounds of {} in turn; grouped rows: mean of {} draws in 0.7 to 1.3 "
+      "times "
+      "the mean",
+      config.digest.substr(0, 12), m.flush_mb, m.final_rounds, m.final_repeats, m.draws);
 }
 
-int measure(const TuneOptions& o, const TuneConfig& config, const std::string& shapes_digest) {
-  const auto start = std::chrono::steady_clock::now();
+// One run with a GPU.
+class Session {
+ public:
+  Session(const TuneOptions& options, const TuneConfig& config, const EngineHandle& engine,
+          const std::vector<NamedProblem>& problems, const std::string& shapes_digest)
+      : options_(options),
+        config_(config),
+        target_{engine.engine().machine(), engine.engine().tuned()},
+        table_(empty_table(engine)),
+        plan_(plan_problems(config, problems, target_, options.part)),
+        journal_(options.journal, identity(shapes_digest)),
+        gpu_(make_gpu_measurer(engine, config.measuring)),
+        compilers_(make_compilers(options, config.arch, target_.machine.num_sms)),
+        compiling_(*compilers_, config.constraints.max_spill_bytes, *gpu_),
+        measurer_(journal_, compiling_),
+        progress_(count_intervals(plan_)) {
+    table_.date = today();
+    table_.method = method_of(config);
+  }
+
+  int run() {
+    if (!options_.json) {
+      print(plan_summary(plan_, options_.jobs));
+      if (journal_.recorded() > 0)
+        print(fmt::format("{} measurements are in {} already\n", journal_.recorded(),
+                          options_.journal));
+    }
+    for (std::size_t i = 0; i < plan_.size(); ++i) tune_one(i);
+    progress_.clear();
+    write_table();
+    report();
+    return failed_ > 0 ? kExitFailure : kExitOk;
+  }
+
+ private:
+  nlohmann::ordered_json identity(const std::string& shapes_digest) const {
+    return {{"config", config_.digest},
+            {"shapes", shapes_digest},
+            {"gpu", table_.gpu},
+            {"num_sms", table_.num_sms},
+            {"cuda", table_.cuda},
+            {"driver", table_.driver},
+            {"kernels", runtime::templates_digest()}};
+  }
+
+  static std::size_t count_intervals(const std::vector<PlannedProblem>& plan) {
+    std::size_t count = 0;
+    for (const PlannedProblem& p : plan) count += p.intervals.size();
+    return count;
+  }
+
+  double elapsed_s() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  bool is_over() const {
+    return options_.budget_s && elapsed_s() >= static_cast<double>(*options_.budget_s);
+  }
+
+  void tune_one(std::size_t index) {
+    const PlannedProblem& p = plan_[index];
+    if (!p.error.empty()) return fail(fmt::format("{}: {}", p.name, p.error));
+    if (is_over()) {
+      ++unfinished_;
+      return;
+    }
+    // What a search left out is not wanted any more; the next problems' kernels are.
+    compilers_->forget_waiting();
+    for (std::size_t i = index; i < std::min(index + 3, plan_.size()); ++i)
+      compilers_->want(plan_[i].kernels);
+    SearchHooks hooks;
+    hooks.stop = [this] { return is_over(); };
+    hooks.ended = [&](const IntervalResult& interval) { ended(p, interval); };
+    try {
+      const ProblemResult result =
+          search_problem(config_, p.problem, p.intervals, target_, measurer_, hooks);
+      unfinished_ += result.complete ? 0 : 1;
+      add(p, result);
+    } catch (const Error& error) {
+      // A problem that is too large leaves the GPU to the others.
+      if (error.status() != Status::kOutOfMemory) throw;
+      fail(fmt::format("{}: {}", p.name, error.what()));
+    }
+  }
+
+  void ended(const PlannedProblem& p, const IntervalResult& i) {
+    progress_.clear();
+    if (i.winner) {
+      results_.push_back({{"name", p.name},
+                          {"m", i.interval.m},
+                          {"tile", jit::describe(i.winner->tile)},
+                          {"us", i.winner->time_us},
+                          {"current_tile", i.current ? jit::describe(i.current->tile) : ""},
+                          {"current_us", i.current ? i.current->time_us : 0},
+                          {"noise_us", i.noise_us},
+                          {"measured", i.measured},
+                          {"hopeless", i.hopeless},
+                          {"rejected", i.rejected.size()}});
+      if (!options_.json) print(interval_line(p, i));
+      if (i.current) {
+        log_gain_ += std::log(i.current->time_us / i.winner->time_us);
+        changed_ += i.current->tile != i.winner->tile ? 1 : 0;
+        ++compared_;
+      }
+    } else {
+      fail(fmt::format("{} m={}: none of {} tiles passed, the first because: {}", p.name,
+                       i.interval.m, i.measured, i.rejected.front().reason));
+    }
+    progress_.advance(p.name);
+  }
+
+  static std::string interval_line(const PlannedProblem& p, const IntervalResult& i) {
+    const std::string current =
+        i.current ? fmt::format("{} {:.2f} us", jit::describe(i.current->tile), i.current->time_us)
+                  : "rejected";
+    return fmt::format(
+        "{} m={}: {} {:.2f} us, now {}, noise {:.2f} us; {} of {} tiles measured, {} hopeless, {} "
+        "rejected{}\n",
+        p.name, i.interval.m, jit::describe(i.winner->tile), i.winner->time_us, current, i.noise_us,
+        i.measured, i.candidates, i.hopeless, i.rejected.size(),
+        i.rejected.empty() ? "" : fmt::format(" (the first: {})", i.rejected.front().reason));
+  }
+
+  void add(const PlannedProblem& p, const ProblemResult& result) {
+    progress_.clear();
+    if (!options_.json && result.chosen.size() > 1)
+      print(
+          fmt::format("{}: {} kernels serve the {} M measured, at most {:.1f} % slower than the "
+                      "best of each\n",
+                      p.name, result.kernels, result.chosen.size(), 100 * result.max_loss));
+    runtime::TunedEntry entry = to_entry(result);
+    if (entry.intervals.empty()) return;
+    table_.entries.push_back(std::move(entry));
+    write_table();
+  }
+
+  void write_table() const { OutputFile(options_.out, "--out").write(runtime::to_text(table_)); }
+
+  void fail(const std::string& what) {
+    ++failed_;
+    progress_.clear();
+    print_error(fmt::format("kiln tune: {}\n", what));
+  }
+
+  void report() const {
+    if (options_.json) {
+      print_json({{"dry_run", false},
+                  {"num_sms", target_.machine.num_sms},
+                  {"shard", shard_text(options_.part)},
+                  {"problems", to_json(plan_)},
+                  {"unfinished", unfinished_},
+                  {"results", results_}});
+      return;
+    }
+    if (compared_ > 0)
+      print(
+          fmt::format("{} of {} choices changed; on the geometric mean the time before is {:.3f} "
+                      "times the time now\n",
+                      changed_, compared_, std::exp(log_gain_ / static_cast<double>(compared_))));
+    print(
+        fmt::format("{:.0f} s, of which {:.0f} s waiting for compilers; {} kernels compiled or "
+                    "found\n",
+                    elapsed_s(), compiling_.waited_s(), compilers_->compiled()));
+    if (unfinished_ > 0)
+      print(
+          fmt::format("{} problems are unfinished, the budget is spent: the same command goes "
+                      "on\n",
+                      unfinished_));
+  }
+
+  const TuneOptions& options_;
+  const TuneConfig& config_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  TuneTarget target_;
+  runtime::TunedFile table_;
+  std::vector<PlannedProblem> plan_;
+  TuneJournal journal_;
+  std::unique_ptr<Measurer> gpu_;
+  std::unique_ptr<CompileAhead> compilers_;
+  CompilingMeasurer compiling_;
+  JournaledMeasurer measurer_;
+  Progress progress_;
+  nlohmann::ordered_json results_ = nlohmann::ordered_json::array();
+  std::size_t unfinished_ = 0, failed_ = 0, changed_ = 0, compared_ = 0;
+  double log_gain_ = 0;
+};
+
+int measure(const TuneOptions& o, const TuneConfig& config,
+            const std::vector<NamedProblem>& problems, const std::string& shapes_digest) {
   kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
   options.cache_dir = o.cache_dir.c_str();
-  const EngineHandle engine(options);
-  TuneTable table;
-  table.provenance = provenance_of(engine);
-  table.provenance.date = today();
-  table.provenance.method = fmt::format("kiln tune, configuration {}", config.digest.substr(0, 12));
-  const jit::Machine machine = engine.engine().machine();
-  const auto plan = plan_problems(config, load_shapes(o.shapes_path).problems, machine, o.part);
-  TuneJournal journal(o.journal, {{"config", config.digest},
-                                  {"shapes", shapes_digest},
-                                  {"gpu", table.provenance.gpu},
-                                  {"num_sms", machine.num_sms},
-                                  {"cuda", table.provenance.cuda},
-                                  {"driver", table.provenance.driver},
-                                  {"kernels", templates_digest()}});
-  const auto gpu = make_gpu_measurer(engine);
-  const auto compilers = make_compilers(o, config.arch, machine.num_sms);
-  CompilingMeasurer compiling(*compilers, config.constraints.max_spill_bytes, *gpu);
-  JournaledMeasurer measurer(journal, compiling);
-  std::size_t total = 0, unfinished = 0, bad = 0;
-  for (const PlannedProblem& p : plan) total += p.intervals.size();
-  Progress progress(total);
-  SearchHooks hooks;
-  hooks.stop = [&] {
-    return o.budget_s &&
-           std::chrono::steady_clock::now() - start >= std::chrono::seconds(*o.budget_s);
-  };
-  for (std::size_t i = 0; i < plan.size(); ++i) {
-    const PlannedProblem& p = plan[i];
-    if (!p.error.empty()) {
-      ++bad;
-      print_error(fmt::format("kiln tune: {}: {}\n", p.name, p.error));
-      continue;
-    }
-    hooks.ended = [&](const IntervalResult&) { progress.advance(p.name); };
-    compilers->forget_waiting();
-    compilers->want(p.kernels);
-    if (i + 1 < plan.size()) compilers->want(plan[i + 1].kernels);
-    const ProblemResult result =
-        search_problem(config, p.problem, p.intervals, machine, measurer, hooks);
-    progress.clear();
-    if (!o.json) report(p, result);
-    unfinished += result.complete ? 0 : 1;
-    TuneTable part{table.provenance, {to_entry(result)}};
-    std::vector<std::string> ignored;  // problems of one file that are alike to a kernel
-    if (!part.entries.front().intervals.empty()) merge(table, part, p.name, ignored);
-  }
-  write_file(o.out, to_text(table));
-  if (o.json) {
-    print_json({{"dry_run", false},
-                {"num_sms", machine.num_sms},
-                {"shard", fmt::format("{}/{}", o.part.index, o.part.count)},
-                {"problems", to_json(plan)},
-                {"unfinished", unfinished}});
-  } else if (unfinished > 0) {
-    print(fmt::format("{} problems are unfinished, the budget is spent: the same command goes on\n",
-                      unfinished));
-  }
-  return bad > 0 ? kExitFailure : kExitOk;
+  options.device = find_device(o.device);
+  const EngineHandle engine = open_engine(options);
+  require_usable_cache(engine.engine().disk_cache(), o.cache_dir);
+  { const OutputFile writable(o.out, "--out"); }  // now, and not after the first problem
+  return Session(o, config, engine, problems, shapes_digest).run();
 }
-
-int tune_merge(Words words);
 
 }  // namespace
 
@@ -279,60 +423,12 @@ int tune(Words words) {
     return kExitOk;
   }
   const TuneOptions o = read_options(args);
-  const TuneConfig config = load_tune_config(o.config_path);
+  TuneConfig config = load_tune_config(o.config_path);
+  if (o.cover) config.intervals.cover = *o.cover;
   const std::string shapes = read_file(o.shapes_path);
   const ShapesFile file = parse_shapes(shapes, o.shapes_path);
-  if (!o.dry_run) return measure(o, config, cache::to_hex(cache::sha256(shapes)));
-  return dry_run(o, config, plan_problems(config, file.problems, config.machine, o.part));
+  if (o.dry_run) return dry_run(o, config, file.problems);
+  return measure(o, config, file.problems, cache::to_hex(cache::sha256(shapes)));
 }
 
-namespace {
-
-const Command kMerge{"tune merge",
-                     "put the tables of several tuning runs together",
-                     "FILE FILE... --out FILE [--json]",
-                     R"(
-Where two files have the same problem, the one with more intervals measured stays, else the later,
-else the faster; each such case is reported. Files of different GPUs, drivers or versions are
-refused.
-
-JSON keys: entries, conflicts: [text].
-
-Exit codes: 0 merged; 1 the table cannot be written; 2 usage or a bad file.)",
-                     {{"--out", "FILE", "the table to write"}, {"--json", "", "print JSON"}}};
-
-int tune_merge(Words words) {
-  std::size_t files = 0;
-  while (files < words.size() && !words[files].starts_with("-")) ++files;
-  const Args args(kMerge, words.subspan(files));
-  if (args.wants_help()) {
-    print(help_text(kMerge));
-    return kExitOk;
-  }
-  if (files == 0) throw Error(Status::kInvalidArgument, "a FILE to merge is missing");
-  const std::string out = args.required_text("--out");
-  std::optional<TuneTable> table;
-  std::vector<std::string> conflicts;
-  for (const std::string& name : words.first(files)) {
-    TuneTable part = parse_tune_table(read_file(name), name);
-    if (!table) {
-      table = std::move(part);
-    } else {
-      merge(*table, part, name, conflicts);
-    }
-  }
-  write_file(out, to_text(*table));
-  for (const std::string& conflict : conflicts)
-    print_error(fmt::format("kiln tune merge: {}\n", conflict));
-  if (args.has("--json")) {
-    nlohmann::ordered_json document = {{"entries", table->entries.size()}};
-    document["conflicts"] = conflicts;
-    print_json(document);
-  } else {
-    print(fmt::format("{} problems from {} files in {}\n", table->entries.size(), files, out));
-  }
-  return kExitOk;
-}
-
-}  // namespace
 }  // namespace kiln::tools

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
 #include <utility>
 
@@ -56,6 +57,18 @@ void CompileAhead::want(const std::vector<jit::GemmSpec>& specs) {
   changed_.notify_all();
 }
 
+void CompileAhead::want_first(const std::vector<jit::GemmSpec>& specs) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto spec = specs.rbegin(); spec != specs.rend(); ++spec) {
+      const bool is_new = kernels_.try_emplace(*spec).second;
+      if (!is_new && std::erase(waiting_, *spec) == 0) continue;  // begun
+      waiting_.push_front(*spec);
+    }
+  }
+  changed_.notify_all();
+}
+
 void CompileAhead::forget_waiting() {
   const std::lock_guard lock(mutex_);
   for (const jit::GemmSpec& spec : waiting_) kernels_.erase(spec);
@@ -65,7 +78,7 @@ void CompileAhead::forget_waiting() {
 CompileOutcome CompileAhead::get(const jit::GemmSpec& spec) {
   std::unique_lock lock(mutex_);
   Kernel& kernel = kernels_[spec];  // a map's elements stay where they are
-  if (kernel.state == State::kWaiting) {
+  if (kernel.state == State::kWaiting && (waiting_.empty() || waiting_.front() != spec)) {
     std::erase(waiting_, spec);
     waiting_.push_front(spec);
     changed_.notify_all();
@@ -83,9 +96,18 @@ jit::GemmSpec kernel_of(const jit::Problem& problem, const jit::Tile& tile) {
   return {jit::canonical(problem), tile};
 }
 
+void CompilingMeasurer::expect(const jit::Problem& problem, const std::vector<jit::Tile>& tiles) {
+  std::vector<jit::GemmSpec> specs;
+  for (const jit::Tile& tile : tiles) specs.push_back(kernel_of(problem, tile));
+  compiler_.want_first(specs);
+  next_.expect(problem, tiles);
+}
+
 TileMeasurement CompilingMeasurer::measure(const jit::Problem& problem, std::int64_t m,
                                            const jit::Tile& tile, int repeats) {
+  const auto start = std::chrono::steady_clock::now();
   const CompileOutcome outcome = compiler_.get(kernel_of(problem, tile));
+  waited_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   TileMeasurement failed;
   failed.error = outcome.error;
   if (failed.error.empty() && outcome.spill_bytes > max_spill_bytes_) {

@@ -38,6 +38,8 @@ class CompileAhead {
 
   // Behind everything that is waiting. A kernel that is known already is not made again.
   void want(const std::vector<jit::GemmSpec>& specs);
+  // Before everything that is waiting.
+  void want_first(const std::vector<jit::GemmSpec>& specs);
   // What has not been begun is no longer wanted.
   void forget_waiting();
   // Waits for this kernel, which goes before all that wait.
@@ -73,11 +75,14 @@ class CompilingMeasurer final : public Measurer {
       : compiler_(compiler), max_spill_bytes_(max_spill_bytes), next_(next) {}
   TileMeasurement measure(const jit::Problem& problem, std::int64_t m, const jit::Tile& tile,
                           int repeats) override;
+  void expect(const jit::Problem& problem, const std::vector<jit::Tile>& tiles) override;
+  double waited_s() const { return waited_s_; }  // for compilers, in all
 
  private:
   CompileAhead& compiler_;
   int max_spill_bytes_;
   Measurer& next_;
+  double waited_s_ = 0;
 };
 
 }  // namespace kiln::tools

@@ -6,15 +6,18 @@
 #include <array>
 
 #include "cache/digest.h"
+#include "jit/error.h"
+#include "runtime/tuned_table.h"
 #include "tools/strict_json.h"
+#include "tools/text.h"
 
 namespace kiln::tools {
 namespace {
 
 constexpr std::size_t kMaxTextBytes = 4096;
 constexpr std::size_t kMaxAxis = 64;
-constexpr std::size_t kMaxIntervals = 64;
-constexpr std::int64_t kMaxProduct = 1'000'000;  // candidates before pruning
+constexpr std::size_t kMaxUppers = runtime::kMaxTunedIntervals - 1;  // the rest is one more
+constexpr std::int64_t kMaxProduct = 1'000'000;                      // candidates before pruning
 
 // What an axis may hold: the range, and the step that every tile obeys whatever the other axes say.
 struct Axis {
@@ -31,7 +34,7 @@ constexpr std::array kAxes{
     Axis{"stages", &TuneAxes::stages, 0, 32, 1, ""},
     Axis{"cluster_m", &TuneAxes::cluster_m, 1, 8, 1, ""},
     Axis{"cluster_n", &TuneAxes::cluster_n, 1, 8, 1, ""},
-    Axis{"raster_group", &TuneAxes::raster_group, 1, 1024, 1, ""}};
+    Axis{"raster_group", &TuneAxes::raster_group, 0, 1024, 1, ""}};
 
 constexpr std::array<std::string_view, 8> kFileKeys = {
     "$schema", "format", "comment", "machine", "axes", "constraints", "intervals", "measuring"};
@@ -122,6 +125,8 @@ constexpr std::array kMeasuring{
     Field<M, std::int32_t>{"repeats", &M::repeats, 1, 1000},
     Field<M, std::int32_t>{"early_stop_percent", &M::early_stop_percent, 100, 10'000},
     Field<M, std::int32_t>{"patience", &M::patience, 1, 100'000},
+    Field<M, std::int32_t>{"draws", &M::draws, 1, 16},
+    Field<M, std::int32_t>{"flush_mb", &M::flush_mb, 128, 65'536},
     Field<M, std::int32_t>{"finalists", &M::finalists, 1, 64},
     Field<M, std::int32_t>{"final_rounds", &M::final_rounds, 2, 1000},
     Field<M, std::int32_t>{"final_repeats", &M::final_repeats, 1, 1000},
@@ -129,11 +134,25 @@ constexpr std::array kMeasuring{
     Field<M, std::int32_t>{"max_kernels", &M::max_kernels, 1, 8},
     Field<M, std::int32_t>{"max_loss_percent", &M::max_loss_percent, 0, 1000}};
 
+}  // namespace
+
+std::string_view name(TuneCover value) { return value == TuneCover::kAll ? "all" : "listed"; }
+
+TuneCover parse_tune_cover(std::string_view text, std::string_view field) {
+  for (const TuneCover cover : {TuneCover::kAll, TuneCover::kListed}) {
+    if (text == name(cover)) return cover;
+  }
+  throw Error(Status::kInvalidArgument,
+              fmt::format("{} must be all or listed, got {}", field, quote(text)));
+}
+
+namespace {
+
 TuneIntervals read_intervals(const JsonView& object) {
   object.expect_object(kIntervalKeys);
   TuneIntervals out;
   const JsonView list = object.at("upper");
-  const std::size_t count = list.expect_array(1, kMaxIntervals);
+  const std::size_t count = list.expect_array(1, kMaxUppers);
   for (std::size_t i = 0; i < count; ++i) {
     const std::int64_t last = list.at(i).integer(1, jit::kMaxM - 1);
     if (!out.upper.empty() && last <= out.upper.back())
@@ -142,10 +161,9 @@ TuneIntervals read_intervals(const JsonView& object) {
     out.upper.push_back(last);
   }
   if (object.has("cover")) {
-    const std::string word = object.at("cover").string(kMaxTextBytes);
-    if (word != "all" && word != "listed")
-      object.at("cover").fail_value("must be \"all\" or \"listed\"");
-    out.cover = word == "all" ? TuneCover::kAll : TuneCover::kListed;
+    const JsonView cover = object.at("cover");
+    out.cover = parse_tune_cover(cover.string(kMaxTextBytes),
+                                 fmt::format("{}: {}", cover.file(), cover.place()));
   }
   if (object.has("max_rows")) out.max_rows = object.at("max_rows").integer(1, jit::kMaxM);
   return out;

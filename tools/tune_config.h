@@ -16,9 +16,10 @@
 
 namespace kiln::tools {
 
-// Candidates are the product of these. stages 0: as many as fit beside two slots for D. The model
-// that orders candidates does not see stages and raster_group: their first values are measured
-// first, and the others of the best tiles only.
+// Candidates are the product of these. stages 0: as many as fit beside two slots for D;
+// raster_group 0: what the default choice takes for the problem. The model that orders candidates
+// does not see these two: their first values are measured first, and the others of the best tiles
+// only.
 struct TuneAxes {
   std::vector<std::int32_t> block_m, block_n, warpgroups_m, warpgroups_n, stages, cluster_m,
       cluster_n, raster_group;
@@ -35,6 +36,8 @@ struct TuneConstraints {
 };
 
 enum class TuneCover { kAll, kListed };
+std::string_view name(TuneCover value);                                     // "all"
+TuneCover parse_tune_cover(std::string_view text, std::string_view field);  // kInvalidArgument
 
 struct TuneIntervals {
   std::vector<std::int64_t> upper;     // last M of each interval, ascending; the rest is one more
@@ -47,6 +50,8 @@ struct TuneMeasuring {
   std::int32_t repeats = 10;              // in all, of one that is not hopeless
   std::int32_t early_stop_percent = 115;  // of the best so far: beyond it is hopeless
   std::int32_t patience = 20;             // candidates in a row without a new best
+  std::int32_t draws = 2;                 // of groups' rows: a repeat is the mean over them
+  std::int32_t flush_mb = 8000;           // written before each launch, to empty L2
   std::int32_t finalists = 4;
   std::int32_t final_rounds = 8;  // through all finalists in turn
   std::int32_t final_repeats = 4;

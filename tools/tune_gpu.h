@@ -4,19 +4,22 @@
 #include <memory>
 #include <string>
 
+#include "runtime/tuned_table.h"
 #include "tools/commands.h"
+#include "tools/tune_config.h"
 #include "tools/tune_measure.h"
-#include "tools/tune_output.h"
 
 namespace kiln::tools {
 
-// `engine` must have a device and outlive the result. L2 is flushed before each launch.
-std::unique_ptr<Measurer> make_gpu_measurer(const EngineHandle& engine);
+// `engine` must have a device and outlive the result.
+//
+// Operands are made once for a problem and M, for grouped rows one set for each of `draws` draws of
+// the groups' sizes. A tile's kernel is loaded, its result checked, for every draw, and its
+// launches captured when it is asked for the first time at that M; later calls only replay. The
+// first result that passes is checked by the plain kernel, the others against that result.
+std::unique_ptr<Measurer> make_gpu_measurer(const EngineHandle& engine, const TuneMeasuring& rules);
 
-// All of it but date and method.
-TuneProvenance provenance_of(const EngineHandle& engine);
-
-// Of the kernels' text: measurements of other kernels do not count.
-std::string templates_digest();
+// A table without entries: where its numbers come from. All of it but date and method.
+runtime::TunedFile empty_table(const EngineHandle& engine);
 
 }  // namespace kiln::tools

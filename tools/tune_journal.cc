@@ -163,15 +163,25 @@ void TuneJournal::write_line(const ordered_json& line) {
     if (count < 0) fail(path_, "write");
     written += static_cast<std::size_t>(count);
   }
+  const auto now = std::chrono::steady_clock::now();
+  if (now - synced_ < std::chrono::seconds(1)) return;
+  synced_ = now;
   // Pipes and the like have nothing to sync.
-  if (::fsync(file_) != 0 && errno != EINVAL) fail(path_, "fsync");
+  if (::fdatasync(file_) != 0 && errno != EINVAL) fail(path_, "fdatasync");
 }
 
 TileMeasurement JournaledMeasurer::measure(const jit::Problem& problem, std::int64_t m,
                                            const jit::Tile& tile, int repeats) {
   TileMeasurement measurement;
   if (journal_.take(problem, m, tile, repeats, measurement)) return measurement;
-  measurement = next_.measure(problem, m, tile, repeats);
+  try {
+    measurement = next_.measure(problem, m, tile, repeats);
+  } catch (const Error& error) {
+    if (error.status() != Status::kDriverError) throw;
+    measurement.error = error.what();
+    journal_.append(problem, m, tile, repeats, measurement);
+    throw;
+  }
   journal_.append(problem, m, tile, repeats, measurement);
   return measurement;
 }

@@ -32,6 +32,9 @@ class Measurer {
   // with the machine (a lost device, no memory) throws Error.
   virtual TileMeasurement measure(const jit::Problem& problem, std::int64_t m,
                                   const jit::Tile& tile, int repeats) = 0;
+
+  // A hint: these tiles will be measured next, probably in this order.
+  virtual void expect(const jit::Problem& /*problem*/, const std::vector<jit::Tile>& /*tiles*/) {}
 };
 
 double median(std::vector<double> values);  // of at least one

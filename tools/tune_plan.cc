@@ -1,13 +1,8 @@
 #include "tools/tune_plan.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <fstream>
 #include <optional>
 #include <set>
 
@@ -19,19 +14,50 @@
 namespace kiln::tools {
 namespace {
 
-constexpr double kCompileSeconds = 1.3;  // of one kernel on one core
-constexpr double kOverheadUs = 400;      // of one repeat: clearing L2, waiting
+// On an H200 and its host, rounded up.
+constexpr double kCompileSeconds = 0.35;       // of one kernel on one core
+constexpr double kReadySeconds = 0.02;         // to load a kernel, check a result, capture a launch
+constexpr double kReferencePerSecond = 1e12;   // multiply-adds of the plain kernel
+constexpr double kFlushBytesPerSecond = 4e12;  // of clearing L2
+constexpr double kReplaySeconds = 1e-4;        // of a graph, besides clearing and the kernel
+
+double multiply_adds(const jit::Problem& p, std::int64_t m) {
+  const double product =
+      static_cast<double>(m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  const bool by_group =
+      p.layout == jit::Layout::kGroupedMasked || p.layout == jit::Layout::kGroupedK;
+  return by_group ? product * p.groups : product;
+}
+
+// What the search (tune_search.cc) does at most for one interval.
+void add_interval(const TuneConfig& config, const jit::Problem& p, std::int64_t m,
+                  const std::vector<Candidate>& list, TuneEstimate& seconds) {
+  const TuneMeasuring& rules = config.measuring;
+  const double draws = jit::has_row_groups(p) ? rules.draws : 1;
+  double kernel_us = 0;
+  for (const Candidate& c : list) kernel_us += c.estimate_us / static_cast<double>(list.size());
+  const double sample =
+      kReplaySeconds + rules.flush_mb * 1e6 / kFlushBytesPerSecond + kernel_us * 1e-6;
+  const double refined =
+      2.0 * static_cast<double>(config.axes.stages.size() + config.axes.raster_group.size() - 2);
+  const double tiles = static_cast<double>(list.size()) + refined;
+  // A probe and the rest, each with a replay that does not count.
+  seconds.candidates += draws * tiles * (kReadySeconds + (rules.repeats + 2) * sample);
+  seconds.finals +=
+      draws * (rules.finalists + 1) * rules.final_rounds * (rules.final_repeats + 1) * sample;
+  seconds.reference += draws * multiply_adds(p, m) / kReferencePerSecond;
+  seconds.compile += tiles * kCompileSeconds;
+}
 
 // The candidates of all intervals in turn, so that those measured first are compiled first.
-void plan_kernels(const TuneConfig& config, const jit::Machine& machine, PlannedProblem& p) {
+void plan_kernels(const TuneConfig& config, const TuneTarget& target, PlannedProblem& p) {
   std::vector<std::vector<Candidate>> lists;
   std::size_t longest = 0;
   for (const TuneInterval& interval : p.intervals) {
-    lists.push_back(candidates(config, p.problem, interval.m, machine));
+    lists.push_back(candidates(config, p.problem, interval.m, target));
     longest = std::max(longest, lists.back().size());
     p.candidates += lists.back().size();
-    for (const Candidate& c : lists.back())
-      p.measure_s += (c.estimate_us + kOverheadUs) * config.measuring.repeats * 1e-6;
+    add_interval(config, p.problem, interval.m, lists.back(), p.seconds);
   }
   std::set<jit::Tile> seen;
   for (std::size_t rank = 0; rank < longest; ++rank) {
@@ -63,12 +89,11 @@ TuneShard parse_tune_shard(const std::string& text) {
 
 std::vector<PlannedProblem> plan_problems(const TuneConfig& config,
                                           const std::vector<NamedProblem>& problems,
-                                          const jit::Machine& machine, const TuneShard& part) {
+                                          const TuneTarget& target, const TuneShard& part) {
   // 1. Each problem once, in the order of the file.
   std::vector<NamedProblem> distinct;
   for (NamedProblem named : problems) {
-    if (named.problem.layout == jit::Layout::kGroupedContiguous)
-      named.problem.alignment = static_cast<std::int32_t>(jit::kScaleBlock);
+    named.problem = runtime::tuned_problem(named.problem);
     const auto same = std::find_if(distinct.begin(), distinct.end(), [&](const NamedProblem& d) {
       return d.problem == named.problem;
     });
@@ -90,7 +115,7 @@ std::vector<PlannedProblem> plan_problems(const TuneConfig& config,
       std::vector<std::int64_t> listed;
       for (const std::int64_t m : distinct[i].m) listed.push_back(mean_plan_m(p.problem, m));
       p.intervals = tune_intervals(config.intervals, p.problem, listed);
-      plan_kernels(config, machine, p);
+      plan_kernels(config, target, p);
     } catch (const Error& error) {
       p.error = error.what();
     }
@@ -110,7 +135,7 @@ nlohmann::ordered_json to_json(const std::vector<PlannedProblem>& plan) {
                     {"intervals", intervals},
                     {"candidates", p.candidates},
                     {"kernels", p.kernels.size()},
-                    {"measure_s", p.measure_s},
+                    {"measure_s", p.seconds.measure()},
                     {"error", p.error}});
   }
   return list;
@@ -122,34 +147,32 @@ std::string plan_text(const std::vector<PlannedProblem>& plan, std::int64_t jobs
                {"candidates", Align::kRight},
                {"kernels", Align::kRight},
                {"measuring", Align::kRight}});
-  std::size_t kernels = 0;
-  double measure_s = 0;
   std::string errors;
   for (const PlannedProblem& p : plan) {
     if (!p.error.empty()) errors += fmt::format("{}: {}\n", p.name, p.error);
     table.add({p.name, fmt::to_string(p.intervals.size()), fmt::to_string(p.candidates),
-               fmt::to_string(p.kernels.size()), fmt::format("{:.1f} s", p.measure_s)});
-    kernels += p.kernels.size();
-    measure_s += p.measure_s;
+               fmt::to_string(p.kernels.size()), fmt::format("{:.1f} s", p.seconds.measure())});
   }
-  return table.text() + errors +
-         fmt::format(
-             "at most {} kernels, about {:.0f} s to compile {} at a time, and {:.0f} s to "
-             "measure; stopping early saves most of both\n",
-             kernels, static_cast<double>(kernels) * kCompileSeconds / static_cast<double>(jobs),
-             jobs, measure_s);
+  return table.text() + errors + plan_summary(plan, jobs);
 }
 
-void write_file(const std::string& path, const std::string& text) {
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  out << text;
-  out.close();
-  if (!out || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    const std::string why = std::strerror(errno);
-    std::remove(temporary.c_str());
-    throw Error(Status::kInternal, fmt::format("{} cannot be written: {}", quote(path), why));
+std::string plan_summary(const std::vector<PlannedProblem>& plan, std::int64_t jobs) {
+  std::size_t intervals = 0, kernels = 0;
+  TuneEstimate sum;
+  for (const PlannedProblem& p : plan) {
+    intervals += p.intervals.size();
+    kernels += p.kernels.size();
+    sum.compile += p.seconds.compile;
+    sum.reference += p.seconds.reference;
+    sum.candidates += p.seconds.candidates;
+    sum.finals += p.seconds.finals;
   }
+  return fmt::format(
+      "{} problems, {} intervals of M, {} kernels and refinements of the best\n"
+      "at most {:.0f} s to compile, {} at a time, while the GPU takes {:.0f} s: {:.0f} s for what "
+      "results are checked against, {:.0f} s for candidates, {:.0f} s for finals\n",
+      plan.size(), intervals, kernels, sum.compile / static_cast<double>(jobs), jobs, sum.measure(),
+      sum.reference, sum.candidates, sum.finals);
 }
 
 }  // namespace kiln::tools

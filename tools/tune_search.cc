@@ -48,10 +48,14 @@ class Screening {
   }
 
   void refine(const TuneConfig& config) {
-    const std::vector<Trial> seeds = best(kRefined);
-    for (const Trial& seed : seeds) {
-      for (const jit::Tile& tile : refinements(config, problem_, m_, seed.tile)) measure(tile);
+    std::vector<jit::Tile> tiles;
+    for (const Trial& seed : best(kRefined)) {
+      for (const jit::Tile& tile : refinements(config, problem_, m_, seed.tile)) {
+        if (seen_.count(tile) == 0) tiles.push_back(tile);
+      }
     }
+    measurer_.expect(problem_, tiles);
+    for (const jit::Tile& tile : tiles) measure(tile);
   }
 
   // The fastest first.
@@ -169,12 +173,15 @@ void decide(const TuneMeasuring& rules, const jit::Tile& current_tile,
 }
 
 std::vector<Finalist> pick_finalists(const TuneMeasuring& rules, const Screening& screening,
-                                     const jit::Tile& current, const IntervalResult& result) {
+                                     const std::vector<jit::Tile>& standing,
+                                     const IntervalResult& result) {
   std::vector<Finalist> finalists;
   for (const Trial& trial : screening.best(result.measured)) {
     const bool has_room = finalists.size() < static_cast<std::size_t>(rules.finalists);
     const bool has_passed = result.times_us.count(trial.tile) > 0;
-    if (has_passed && (has_room || trial.tile == current))
+    const bool is_standing =
+        std::find(standing.begin(), standing.end(), trial.tile) != standing.end();
+    if (has_passed && (has_room || is_standing))
       finalists.push_back({trial.tile, trial.difference, {}, 0, ""});
   }
   return finalists;
@@ -200,14 +207,17 @@ bool sift(std::vector<Finalist>& finalists, IntervalResult& result) {
 }  // namespace
 
 IntervalResult search_interval(const TuneConfig& config, const jit::Problem& problem,
-                               const TuneInterval& interval, const jit::Machine& machine,
+                               const TuneInterval& interval, const TuneTarget& target,
                                Measurer& measurer) {
   IntervalResult result;
   result.interval = interval;
   const TuneMeasuring& rules = config.measuring;
-  const std::vector<Candidate> order = candidates(config, problem, interval.m, machine);
+  const std::vector<Candidate> order = candidates(config, problem, interval.m, target);
   result.candidates = order.size();
-  const jit::Tile current = order.front().tile;
+  const std::vector<jit::Tile> standing = standing_choices(problem, interval.m, target);
+  std::vector<jit::Tile> tiles;
+  for (const Candidate& candidate : order) tiles.push_back(candidate.tile);
+  measurer.expect(problem, tiles);
 
   // 1. and 2.
   Screening screening(rules, problem, interval.m, measurer, result);
@@ -219,12 +229,12 @@ IntervalResult search_interval(const TuneConfig& config, const jit::Problem& pro
   // 3. Again without those that failed, should none of them pass.
   std::vector<Finalist> finalists;
   do {
-    finalists = pick_finalists(rules, screening, current, result);
+    finalists = pick_finalists(rules, screening, standing, result);
     final_rounds(rules, problem, interval.m, measurer, finalists);
   } while (!finalists.empty() && !sift(finalists, result));
 
   // 4.
-  decide(rules, current, finalists, result);
+  decide(rules, standing.front(), finalists, result);
   return result;
 }
 
@@ -265,6 +275,7 @@ void choose_jointly(const TuneConfig& config, Measurer& measurer, ProblemResult&
   const std::vector<jit::Tile> tiles(distinct.begin(), distinct.end());
   const auto max_kernels = static_cast<std::size_t>(config.measuring.max_kernels);
   const bool few = tiles.size() <= max_kernels;
+  if (!few) measurer.expect(result.problem, tiles);
   std::vector<std::vector<double>> times;
   for (IntervalResult* interval : served) {
     std::vector<double> row;
@@ -289,9 +300,8 @@ void choose_jointly(const TuneConfig& config, Measurer& measurer, ProblemResult&
 }  // namespace
 
 ProblemResult search_problem(const TuneConfig& config, const jit::Problem& problem,
-                             const std::vector<TuneInterval>& intervals,
-                             const jit::Machine& machine, Measurer& measurer,
-                             const SearchHooks& hooks) {
+                             const std::vector<TuneInterval>& intervals, const TuneTarget& target,
+                             Measurer& measurer, const SearchHooks& hooks) {
   ProblemResult result;
   result.problem = problem;
   for (const TuneInterval& interval : intervals) {
@@ -299,7 +309,7 @@ ProblemResult search_problem(const TuneConfig& config, const jit::Problem& probl
       result.complete = false;
       break;
     }
-    result.intervals.push_back(search_interval(config, problem, interval, machine, measurer));
+    result.intervals.push_back(search_interval(config, problem, interval, target, measurer));
     if (hooks.ended) hooks.ended(result.intervals.back());
   }
   choose_jointly(config, measurer, result);

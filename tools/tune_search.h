@@ -34,7 +34,7 @@ struct RejectedTile {
 struct IntervalResult {
   TuneInterval interval;
   std::optional<TimedTile> winner;     // none: no candidate could be measured
-  std::optional<TimedTile> current;    // what the default plan uses; none: it was rejected
+  std::optional<TimedTile> current;    // what a plan launches now; none: it was rejected
   std::optional<TimedTile> runner_up;  // the best of the others in the final
   double gain_us = 0;                  // of the best finalist over the current choice
   double noise_us = 0;                 // standard error of that gain
@@ -48,16 +48,16 @@ struct IntervalResult {
 // 1. Candidates in the model's order: a short look at each; hopeless ones get no more. After
 //    `patience` in a row without a new best the rest is left out.
 // 2. The other stages and raster groups of the best two.
-// 3. The finalists and the current choice in turn, there and back, so that a drift of the clocks
+// 3. The finalists and the standing choices in turn, there and back, so that a drift of the clocks
 //    meets all alike.
 // 4. The fastest wins when its gain over the current choice exceeds the noise; else nothing
 // changes. A tile whose check fails or that cannot run at any step is out, whatever its time.
 IntervalResult search_interval(const TuneConfig& config, const jit::Problem& problem,
-                               const TuneInterval& interval, const jit::Machine& machine,
+                               const TuneInterval& interval, const TuneTarget& target,
                                Measurer& measurer);
 
 // What an interval gets in the end.
-struct TunedInterval {
+struct ChosenTile {
   TuneInterval interval;
   TimedTile chosen;
   double loss = 0;  // against the interval's own winner: 0.02 is 2 %
@@ -66,7 +66,7 @@ struct TunedInterval {
 struct ProblemResult {
   jit::Problem problem;
   std::vector<IntervalResult> intervals;
-  std::vector<TunedInterval> chosen;  // of those with a winner
+  std::vector<ChosenTile> chosen;  // of those with a winner
   std::size_t kernels = 0;
   double max_loss = 0;
   bool complete = true;  // false: `stop` cut it short; what is here is whole by itself
@@ -80,8 +80,7 @@ struct SearchHooks {
 // All intervals of a problem, and the joint choice of at most max_kernels tiles among the winners.
 // When there are more winners than that, each is measured in every interval that it may serve.
 ProblemResult search_problem(const TuneConfig& config, const jit::Problem& problem,
-                             const std::vector<TuneInterval>& intervals,
-                             const jit::Machine& machine, Measurer& measurer,
-                             const SearchHooks& hooks);
+                             const std::vector<TuneInterval>& intervals, const TuneTarget& target,
+                             Measurer& measurer, const SearchHooks& hooks);
 
 }  // namespace kiln::tools

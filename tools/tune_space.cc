@@ -3,20 +3,14 @@
 #include <algorithm>
 #include <optional>
 
+#include "runtime/tile_plan.h"
+
 namespace kiln::tools {
 namespace {
 
-// With the axis value 0: as many stages as fit beside enough slots of D that its stores overlap.
-constexpr std::int32_t kMostStages = 16;
 std::optional<jit::Tile> with_stages(jit::Tile t, std::int32_t value, const jit::Problem& p) {
-  t.stages = value;
-  if (value != 0) return jit::is_legal(t, p) ? std::optional(t) : std::nullopt;
-  for (t.stages = kMostStages; t.stages >= 2; --t.stages) {
-    if (!jit::is_legal(t, p)) continue;
-    const device::SmemLayout layout = jit::layout_of(t, p);
-    if (t.stages == 2 || layout.d_slots >= std::min(2u, layout.d_chunks)) return t;
-  }
-  return std::nullopt;
+  t.stages = value != 0 ? value : jit::most_stages(t, p);
+  return jit::is_legal(t, p) ? std::optional(t) : std::nullopt;
 }
 
 std::optional<jit::Tile> with_first_stages(const jit::Tile& t, const TuneAxes& axes,
@@ -28,17 +22,18 @@ std::optional<jit::Tile> with_first_stages(const jit::Tile& t, const TuneAxes& a
 }
 
 // Checked before stages are known, so that what cannot be is not asked of the legality rules.
-bool within(const TuneConstraints& c, const jit::Tile& t, std::int64_t m) {
+bool within(const TuneConstraints& c, const jit::Tile& t, const jit::Problem& p, std::int64_t m) {
   if (t.block_m % (64 * t.warpgroups_m) != 0 || t.block_n % (8 * t.warpgroups_n) != 0) return false;
   const std::int32_t cluster = t.cluster_m * t.cluster_n;
-  if (cluster > c.max_cluster || (cluster > 1 && m < c.cluster_from_m)) return false;
+  const bool masked = p.layout == jit::Layout::kGroupedMasked;
+  const std::int64_t rows = masked ? m * p.groups : m;
+  if (cluster > c.max_cluster || (cluster > 1 && rows < c.cluster_from_m)) return false;
   return jit::warpgroup_n(t) >= c.min_warpgroup_n && jit::waves(t) <= c.max_waves;
 }
 
 template <typename Visit>
 void for_each_shape(const TuneAxes& a, const Visit& visit) {
   jit::Tile t;
-  t.raster_group = a.raster_group.front();
   for (const std::int32_t block_m : a.block_m)
     for (const std::int32_t block_n : a.block_n)
       for (const std::int32_t warpgroups_m : a.warpgroups_m)
@@ -54,20 +49,38 @@ void for_each_shape(const TuneAxes& a, const Visit& visit) {
 
 }  // namespace
 
-jit::Tile current_tile(const jit::Problem& problem, std::int64_t m, const jit::Machine& machine) {
-  const std::vector<jit::TileInterval> plan = jit::plan_tiles(problem, machine);
-  const auto found = std::find_if(plan.begin(), plan.end(),
-                                  [m](const jit::TileInterval& i) { return m <= i.m_max; });
-  return found->tile;  // a plan reaches to kMaxM
+jit::Tile current_tile(const jit::Problem& problem, std::int64_t m, const TuneTarget& target) {
+  const runtime::TilePlan plan = runtime::plan_tiles(problem, target.machine, target.tables);
+  const auto found =
+      std::find_if(plan.tiles.begin(), plan.tiles.end(),
+                   [m](const runtime::PlannedTile& p) { return m <= p.interval.m_max; });
+  return found->interval.tile;  // a plan reaches to kMaxM
+}
+
+std::vector<jit::Tile> standing_choices(const jit::Problem& problem, std::int64_t m,
+                                        const TuneTarget& target) {
+  std::vector<jit::Tile> out;
+  for (const jit::Tile& tile :
+       {current_tile(problem, m, target), current_tile(problem, m, {target.machine, {}}),
+        jit::choose_tile(problem, m, target.machine)}) {
+    if (std::find(out.begin(), out.end(), tile) == out.end()) out.push_back(tile);
+  }
+  return out;
 }
 
 std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& problem,
-                                  std::int64_t m, const jit::Machine& machine) {
+                                  std::int64_t m, const TuneTarget& target) {
+  const std::vector<jit::Tile> standing = standing_choices(problem, m, target);
+  const std::int32_t raster_group = config.axes.raster_group.front();
   std::vector<Candidate> all;
-  for_each_shape(config.axes, [&](const jit::Tile& shape) {
-    if (!within(config.constraints, shape, m)) return;
-    if (const auto tile = with_first_stages(shape, config.axes, problem))
-      all.push_back({*tile, jit::estimate_us(problem, *tile, m, machine)});
+  const auto add = [&](const jit::Tile& tile) {
+    all.push_back({tile, jit::estimate_us(problem, tile, m, target.machine)});
+  };
+  for_each_shape(config.axes, [&](jit::Tile shape) {
+    if (!within(config.constraints, shape, problem, m)) return;
+    // The last of the standing choices is the default choice for this M.
+    shape.raster_group = raster_group != 0 ? raster_group : standing.back().raster_group;
+    if (const auto tile = with_first_stages(shape, config.axes, problem)) add(*tile);
   });
   std::sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
     return a.estimate_us != b.estimate_us ? a.estimate_us < b.estimate_us : a.tile < b.tile;
@@ -76,11 +89,13 @@ std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& 
     const double limit = all.front().estimate_us * config.constraints.model_percent / 100;
     std::erase_if(all, [&](const Candidate& c) { return c.estimate_us > limit; });
   }
-  const jit::Tile current = current_tile(problem, m, machine);
-  std::erase_if(all, [&](const Candidate& c) { return c.tile == current; });
-  all.insert(all.begin(), {current, jit::estimate_us(problem, current, m, machine)});
-  const auto most = static_cast<std::size_t>(config.constraints.max_candidates) + 1;
+  std::erase_if(all, [&](const Candidate& c) {
+    return std::find(standing.begin(), standing.end(), c.tile) != standing.end();
+  });
+  const auto most = static_cast<std::size_t>(config.constraints.max_candidates);
   if (all.size() > most) all.resize(most);
+  for (const jit::Tile& tile : standing) add(tile);
+  std::rotate(all.begin(), all.end() - static_cast<std::ptrdiff_t>(standing.size()), all.end());
   return all;
 }
 
@@ -90,16 +105,12 @@ std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem&
       !jit::has_row_groups(problem) && m <= std::int64_t{tile.block_m} * tile.cluster_m;
   std::vector<jit::Tile> out;
   for (const std::int32_t stages : config.axes.stages) {
-    std::optional<jit::Tile> t = with_stages(tile, stages, problem);
-    if (!t) continue;
-    if (one_row) {
-      out.push_back(*t);
-      continue;
-    }
-    for (const std::int32_t raster_group : config.axes.raster_group) {
-      t->raster_group = raster_group;
-      out.push_back(*t);
-    }
+    if (const auto t = with_stages(tile, stages, problem)) out.push_back(*t);
+  }
+  for (const std::int32_t raster_group : config.axes.raster_group) {
+    if (one_row || raster_group == 0) continue;
+    out.push_back(tile);
+    out.back().raster_group = raster_group;
   }
   std::erase(out, tile);
   return out;

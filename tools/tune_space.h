@@ -1,6 +1,7 @@
 // The tuner's search space: which tiles are candidates for a problem at some M, and in which order.
 //
-// Pure functions of their arguments, and deterministic.
+// Pure functions of their arguments, and deterministic. M is what a plan counts
+// (runtime/tile_plan.h).
 #pragma once
 
 #include <cstdint>
@@ -8,9 +9,16 @@
 
 #include "jit/problem.h"
 #include "jit/tile.h"
+#include "runtime/tuned_table.h"
 #include "tools/tune_config.h"
 
 namespace kiln::tools {
+
+// What a tile is chosen for: the GPU, and the tables that an engine has now.
+struct TuneTarget {
+  jit::Machine machine;
+  runtime::TunedTables tables;
+};
 
 struct Candidate {
   jit::Tile tile;
@@ -19,20 +27,24 @@ struct Candidate {
   bool operator==(const Candidate&) const = default;
 };
 
-// Legal tiles within the constraints, the most promising first by jit::estimate_us (then by the
-// tile), with the first values of stages and raster_group that are legal. The tile that the
-// default plan uses at `m` comes first whether or not the axes hold it: it is what there is to
-// beat.
-std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& problem,
-                                  std::int64_t m, const jit::Machine& machine);
+// What a plan launches at `m` now.
+jit::Tile current_tile(const jit::Problem& problem, std::int64_t m, const TuneTarget& target);
 
-// The same tile with every other value of stages and raster_group. Tiles that cannot differ in
-// their order of work, as there is one row of them, are left out.
+// What there is to beat, each once: the current tile, what a plan would launch without tables, and
+// the default choice for this very M.
+std::vector<jit::Tile> standing_choices(const jit::Problem& problem, std::int64_t m,
+                                        const TuneTarget& target);
+
+// The standing choices, whether or not the axes hold them, and then the first max_candidates of the
+// legal tiles within the constraints: the most promising first by jit::estimate_us (then by the
+// tile), with the first values of stages and raster_group that are legal.
+std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& problem,
+                                  std::int64_t m, const TuneTarget& target);
+
+// The same tile with every other value of stages, and with every other of raster_group. Where the
+// order of work cannot differ, as there is one row of tiles, the latter are left out.
 std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem& problem,
                                    std::int64_t m, const jit::Tile& tile);
-
-// What the default plan uses at `m`.
-jit::Tile current_tile(const jit::Problem& problem, std::int64_t m, const jit::Machine& machine);
 
 // An interval of M and the M that is measured for it.
 struct TuneInterval {
