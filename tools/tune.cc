@@ -331,10 +331,10 @@ class Session {
         i.current ? fmt::format("{} {:.2f} us", jit::describe(i.current->tile), i.current->time_us)
                   : "rejected";
     return fmt::format(
-        "{} m={}: {} {:.2f} us, now {}, noise {:.2f} us; {} of {} tiles measured, {} hopeless, {} "
+        "{} m={}: {} {:.2f} us, now {}, noise {:.2f} us; {} tiles measured, {} hopeless, {} "
         "rejected{}\n",
         p.name, i.interval.m, jit::describe(i.winner->tile), i.winner->time_us, current, i.noise_us,
-        i.measured, i.candidates, i.hopeless, i.rejected.size(),
+        i.measured, i.hopeless, i.rejected.size(),
         i.rejected.empty() ? "" : fmt::format(" (the first: {})", i.rejected.front().reason));
   }
 

@@ -1,10 +1,8 @@
-// The parts of `kiln tune` in process, over a GPU made of arithmetic.
-#include <algorithm>
+// What surrounds the search of `kiln tune`: its journal, compiling ahead, and the table at the end.
 #include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -13,9 +11,8 @@
 #include "tests/cli/tune_support.h"
 #include "tests/support/catch.h"
 #include "tools/tune_compile.h"
-#include "tools/tune_cover.h"
 #include "tools/tune_journal.h"
-#include "tools/tune_space.h"
+#include "tools/tune_output.h"
 
 using namespace kiln;
 using namespace kiln::tools;
@@ -23,342 +20,16 @@ using namespace kiln::tools::test;
 
 namespace {
 
-const jit::Machine kMachine{132};
-
-// "" when the text is accepted, else the message.
-std::string refusal(const std::string& text) {
-  try {
-    parse_tune_config(text, "t.json");
-    return "";
-  } catch (const Error& error) {
-    CHECK(error.status() == Status::kInvalidArgument);
-    return error.what();
-  }
-}
-
-std::string replaced(std::string text, const std::string& from, const std::string& to) {
-  const std::size_t at = text.find(from);
-  REQUIRE(at != std::string::npos);
-  return text.replace(at, from.size(), to);
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-// The fastest there is among all candidates and what they can be refined to.
-double best_us(const TuneConfig& config, const FakeGpu& gpu, const jit::Problem& problem,
-               std::int64_t m) {
-  double best = std::numeric_limits<double>::infinity();
-  for (const Candidate& candidate : candidates(config, problem, m, kMachine)) {
-    best = std::min(best, gpu.true_us(problem, m, candidate.tile));
-    for (const jit::Tile& tile : refinements(config, problem, m, candidate.tile))
-      best = std::min(best, gpu.true_us(problem, m, tile));
-  }
-  return best;
-}
-
 std::string summary(const ProblemResult& result) {
   std::ostringstream out;
   out.precision(17);
-  for (const TunedInterval& chosen : result.chosen)
+  for (const ChosenTile& chosen : result.chosen)
     out << chosen.interval.m_min << ' ' << chosen.interval.m << ' ' << describe(chosen.chosen.tile)
         << ' ' << chosen.chosen.time_us << ' ' << chosen.loss << '\n';
   for (const IntervalResult& i : result.intervals)
     out << i.measured << ' ' << i.rejected.size() << ' ' << i.noise_us << '\n';
   return out.str();
 }
-
-}  // namespace
-
-TEST_CASE("what is wrong with a tuning configuration is said with its place and a remedy",
-          "[tune]") {
-  const std::string valid = config_text();
-  REQUIRE(refusal(valid) == "");
-  struct Case {
-    std::string from, to, place, rule;
-  };
-  const std::vector<Case> cases = {
-      {R"("format": 1)", R"("format": 2)", "format", "2"},
-      {R"("stages": [0])", R"("stages": [])", "axes.stages", "1"},
-      {R"("stages": [0])", R"("stages": [1])", "axes.stages[0]", "take 0"},
-      {R"("stages": [0])", R"("stages": [33])", "axes.stages[0]", "32"},
-      {R"("stages": [0])", R"("stages": 4)", "axes.stages", "4"},
-      {R"("stages": [0], )", "", "axes", "stages"},
-      {R"([64, 128, 192, 256])", "[64, 100]", "axes.block_m[1]", "take 64"},
-      {R"([64, 128, 192, 256])", "[64, 64]", "axes.block_m[1]", "listed twice"},
-      {R"([64, 128, 192, 256])", "[64, 1e3]", "axes.block_m[1]", "whole number"},
-      {R"("block_n": [16, )", R"("block_n": [12, )", "axes.block_n[0]", "take 8"},
-      {R"("cluster_m": [1, 2])", R"("cluster_m": [1, 3])", "axes.cluster_m[1]", "1, 2, 4 or 8"},
-      {R"("raster_group": [8,)", R"("raster_group": [0,)", "axes.raster_group[0]", "1"},
-      {R"("axes": {)", R"("axes": {"split": [1], )", "axes", "split"},
-      {R"("constraints": {})", R"("constraints": {"max_wave": 1})", "constraints", "max_waves"},
-      {R"("constraints": {})", R"("constraints": {"max_waves": 5})", "constraints.max_waves", "5"},
-      {R"([16, 128, 1024])", "[]", "intervals.upper", "1"},
-      {R"([16, 128, 1024])", "[16, 16]", "intervals.upper[1]", "sort"},
-      {R"([16, 128, 1024])", "[0]", "intervals.upper[0]", "1"},
-      {R"("max_rows": 4096)", R"("cover": "some")", "intervals.cover", "listed"},
-      {R"("measuring": {})", R"("measuring": {"probe_repeats": 11})", "measuring",
-       "at most repeats"},
-      {R"("measuring": {})", R"("measuring": {"max_kernels": 9})", "measuring.max_kernels", "8"},
-      {R"("sm_90a")", R"("sm_100a")", "machine.arch", "sm_90a"},
-      {R"("num_sms": 132)", R"("num_sms": 0)", "machine.num_sms", "1"},
-      {R"({"format")", R"({"fromat": 1, "format")", "the document", "fromat"},
-  };
-  for (const Case& c : cases) {
-    const std::string message = refusal(replaced(valid, c.from, c.to));
-    INFO(c.from << " -> " << c.to << ": " << message);
-    CHECK(contains(message, "t.json: " + c.place));
-    CHECK(contains(message, c.rule));
-  }
-  for (std::size_t length = 0; length < valid.size(); ++length)
-    CHECK(refusal(valid.substr(0, length)) != "");
-}
-
-TEST_CASE("candidates are legal, distinct, led by the default's tile and ordered by the model",
-          "[tune]") {
-  const TuneConfig config = parse_tune_config(
-      config_text(R"({"max_waves": 2, "cluster_from_m": 512, "model_percent": 150})"), "t");
-  for (const std::int64_t m : {1, 100, 512, 4000}) {
-    const jit::Problem problem = dense(4096, 7168);
-    const auto list = candidates(config, problem, m, kMachine);
-    REQUIRE(list.size() > 5);
-    CHECK(list == candidates(config, problem, m, kMachine));
-    CHECK(list.front().tile == current_tile(problem, m, kMachine));
-    std::set<jit::Tile> tiles;
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      CHECK(jit::is_legal(list[i].tile, problem));
-      CHECK(tiles.insert(list[i].tile).second);
-      if (i < 2) continue;
-      CHECK(list[i - 1].estimate_us <= list[i].estimate_us);
-      CHECK(list[i].estimate_us <= 1.5 * std::min(list[0].estimate_us, list[1].estimate_us));
-      CHECK(jit::waves(list[i].tile) <= 2);
-      CHECK((m >= 512 || list[i].tile.cluster_m * list[i].tile.cluster_n == 1));
-    }
-  }
-}
-
-TEST_CASE("intervals cover every M, and their M lies inside and within the rows allowed",
-          "[tune]") {
-  std::mt19937 random(7);
-  for (int round = 0; round < 500; ++round) {
-    TuneIntervals rules;
-    std::int64_t last = 0;
-    for (std::size_t i = 0; i < 1 + random() % 8; ++i)
-      rules.upper.push_back(last += 1 + static_cast<std::int64_t>(random() % 5000));
-    rules.max_rows = 1 + static_cast<std::int64_t>(random() % 40'000);
-    jit::Problem problem = dense(512, 512);
-    if (round % 3 == 0) {
-      problem.layout = jit::Layout::kGroupedMasked;
-      problem.groups = 1 + static_cast<std::int32_t>(random() % 64);
-    }
-    const std::int64_t groups = round % 3 == 0 ? problem.groups : 1;
-    const std::vector<std::int64_t> listed = {static_cast<std::int64_t>(random() % 9000)};
-    std::int64_t first = 0;
-    for (const TuneInterval& interval : tune_intervals(rules, problem, listed)) {
-      CHECK(interval.m_min == first);
-      CHECK((interval.m >= interval.m_min && interval.m <= interval.m_max));
-      CHECK((interval.m * groups <= rules.max_rows || interval.m == 1));
-      first = interval.m_max + 1;
-    }
-    CHECK(first == jit::kMaxM + 1);
-    rules.cover = TuneCover::kListed;
-    const auto only = tune_intervals(rules, problem, listed);
-    CHECK(only.size() <= 1);
-    for (const TuneInterval& i : only) CHECK((i.m_min <= listed[0] && listed[0] <= i.m_max));
-  }
-}
-
-TEST_CASE("the tuner finds a tile within 1 % of the best", "[tune]") {
-  const TuneConfig config = parse_tune_config(config_text("{}", R"({"patience": 60})"), "t");
-  int searches = 0;
-  for (const auto& [n, k] :
-       {std::pair(2112, 7168), std::pair(7168, 2048), std::pair(24576, 1536)}) {
-    for (const std::int64_t m : {1, 64, 200, 4096}) {
-      for (const std::uint64_t seed : {1, 2, 3}) {
-        FakeGpu gpu;
-        gpu.seed = seed;
-        const jit::Problem problem = dense(n, k);
-        const IntervalResult result = search_interval(config, problem, {m, m, m}, kMachine, gpu);
-        REQUIRE(result.winner);
-        INFO(n << "x" << k << " m=" << m << " seed " << seed);
-        CHECK(gpu.true_us(problem, m, result.winner->tile) <=
-              1.01 * best_us(config, gpu, problem, m));
-        CHECK(gpu.true_us(problem, m, result.winner->tile) <=
-              1.005 * gpu.true_us(problem, m, current_tile(problem, m, kMachine)));
-        ++searches;
-      }
-    }
-  }
-  CHECK(searches == 36);
-}
-
-TEST_CASE("a candidate whose check fails is never chosen, whatever its time", "[tune]") {
-  const TuneConfig config = parse_tune_config(config_text(), "t");
-  const jit::Problem problem = dense(4096, 4096);
-  for (const bool late : {false, true}) {
-    FakeGpu gpu;
-    std::set<jit::Tile> bad;
-    gpu.damage = [&](const jit::Tile& tile, std::size_t call, TileMeasurement& m) {
-      // Every third tile lies, and is fast; late: only from the final on.
-      if (gpu.draw(describe(tile)) > 1.0 / 3) return;
-      for (double& us : m.times_us) us /= 4;
-      if (late && call < 60) return;
-      m.checked = false;
-      m.difference = 0.5;
-      bad.insert(tile);
-    };
-    const IntervalResult result = search_interval(config, problem, {512, 512, 512}, kMachine, gpu);
-    REQUIRE(result.winner);
-    CHECK_FALSE(bad.empty());
-    CHECK(gpu.draw(describe(result.winner->tile)) > 1.0 / 3);
-    CHECK(bad.count(result.winner->tile) == 0);
-    if (result.runner_up) CHECK(bad.count(result.runner_up->tile) == 0);
-    for (const auto& [tile, us] : result.times_us) CHECK((late || bad.count(tile) == 0));
-    CHECK(result.rejected.size() == bad.size());
-  }
-}
-
-TEST_CASE("when no candidate passes there is no winner and no entry", "[tune]") {
-  const TuneConfig config = parse_tune_config(config_text(), "t");
-  FakeGpu gpu;
-  gpu.damage = [](const jit::Tile&, std::size_t call, TileMeasurement& m) {
-    if (call % 2 == 0) m.error = "launch failed";
-    m.checked = false;
-  };
-  const ProblemResult result =
-      search_problem(config, dense(512, 512), {{0, 16, 1}, {17, 64, 64}}, kMachine, gpu, {});
-  CHECK(result.chosen.empty());
-  CHECK(result.intervals.size() == 2);
-  CHECK_FALSE(result.intervals[0].winner);
-  CHECK(result.intervals[0].rejected.size() == result.intervals[0].measured);
-}
-
-TEST_CASE("hopeless candidates get a short look, and far down the order none at all", "[tune]") {
-  const TuneConfig config = parse_tune_config(
-      config_text("{}", R"({"patience": 8, "probe_repeats": 2, "repeats": 20})"), "t");
-  FakeGpu gpu;
-  gpu.spread = 0.02;
-  const IntervalResult result =
-      search_interval(config, dense(4096, 7168), {2048, 2048, 2048}, kMachine, gpu);
-  CHECK(result.candidates > 60);
-  CHECK(result.measured < 40);
-  CHECK(gpu.seen.size() == result.measured);
-  const TuneConfig patient = parse_tune_config(
-      config_text("{}", R"({"patience": 1000, "probe_repeats": 2, "repeats": 20})"), "t");
-  FakeGpu other;
-  other.spread = 0.02;
-  const IntervalResult all =
-      search_interval(patient, dense(4096, 7168), {2048, 2048, 2048}, kMachine, other);
-  CHECK(all.measured >= all.candidates);
-  CHECK(all.hopeless > all.measured / 2);
-  CHECK(other.samples < 2 * all.measured + 20 * (all.measured - all.hopeless) + 5 * 8 * 4 + 1);
-  CHECK(all.winner->tile == result.winner->tile);
-}
-
-TEST_CASE("equal tiles leave the current choice in place: a gain must exceed the noise", "[tune]") {
-  const TuneConfig config =
-      parse_tune_config(config_text(R"({"max_candidates": 6})", R"({"noise_percent": 400})"), "t");
-  const jit::Problem problem = dense(4096, 4096);
-  int changed = 0;
-  for (std::uint64_t seed = 1; seed <= 100; ++seed) {
-    FakeGpu gpu;
-    gpu.seed = seed;
-    gpu.noise = 0.01;
-    std::mt19937_64 random(seed);
-    std::normal_distribution<double> jitter(1, 0.01);
-    gpu.damage = [&](const jit::Tile&, std::size_t, TileMeasurement& m) {
-      for (double& us : m.times_us) us = 100 * jitter(random);
-    };
-    const IntervalResult result = search_interval(config, problem, {512, 512, 512}, kMachine, gpu);
-    CHECK(result.noise_us > 0);
-    CHECK(result.noise_us < 1);
-    changed += result.winner->tile != current_tile(problem, 512, kMachine);
-  }
-  CHECK(changed <= 3);
-}
-
-TEST_CASE("few kernels serve all intervals at the least loss", "[tune]") {
-  std::mt19937 random(3);
-  std::uniform_real_distribution<double> draw(1, 1.2);
-  for (int round = 0; round < 60; ++round) {
-    const std::size_t kernels = 4 + random() % 4, intervals = 5, most = 1 + random() % 4;
-    std::vector<std::vector<double>> times(intervals, std::vector<double>(kernels));
-    for (auto& row : times)
-      for (double& time : row)
-        time = random() % 6 == 0 ? std::numeric_limits<double>::infinity() : draw(random);
-    for (auto& row : times) row[random() % kernels] = 1.0;
-    const KernelChoice choice = choose_kernels(times, most, 0.03);
-    CHECK(choice.kept <= most);
-    // All sets, by their bits.
-    double least_max = 1e9, least_sum_within = 1e9;
-    for (unsigned set = 1; set < (1u << kernels); ++set) {
-      if (static_cast<std::size_t>(__builtin_popcount(set)) > most) continue;
-      double largest = 0, sum = 0;
-      for (const auto& row : times) {
-        double best = std::numeric_limits<double>::infinity();
-        for (std::size_t k = 0; k < kernels; ++k)
-          if ((set >> k & 1) != 0) best = std::min(best, row[k]);
-        const double loss = best / *std::min_element(row.begin(), row.end()) - 1;
-        largest = std::max(largest, loss);
-        sum += loss;
-      }
-      least_max = std::min(least_max, largest);
-      if (largest <= 0.03) least_sum_within = std::min(least_sum_within, sum);
-    }
-    double sum = 0;
-    for (const double loss : choice.loss) sum += loss;
-    if (least_sum_within < 1e9) {
-      CHECK(choice.max_loss <= 0.03);
-      CHECK(is_near(sum, least_sum_within, 1e-9));
-    } else if (least_max < 1e9) {
-      CHECK(is_near(choice.max_loss, least_max, 1e-9));
-    }
-  }
-}
-
-TEST_CASE("many kernels are dropped one by one, and the loss stays small where it can", "[tune]") {
-  // 60 kernels in 60 intervals, each the best of its own; every eighth serves its neighbours too.
-  std::vector<std::vector<double>> times(60, std::vector<double>(60, 2.0));
-  for (std::size_t i = 0; i < 60; ++i) {
-    times[i][i / 8 * 8] = 1.01;
-    times[i][i] = 1.0;
-  }
-  const KernelChoice choice = choose_kernels(times, 8, 0.03);
-  CHECK(choice.kept == 8);
-  CHECK(is_near(choice.max_loss, 0.01, 1e-9));
-}
-
-TEST_CASE("at most max_kernels tiles serve a problem, and the loss is what was measured",
-          "[tune]") {
-  const TuneConfig config =
-      parse_tune_config(config_text(R"({"max_candidates": 30})", R"({"max_kernels": 3})",
-                                    "[4, 16, 64, 128, 192, 256, 384, 512, 768, 1024, 2048]"),
-                        "t");
-  const jit::Problem problem = dense(7168, 2048);
-  FakeGpu gpu;
-  gpu.spread = 0.15;
-  const auto intervals = tune_intervals(config.intervals, problem, {});
-  const ProblemResult result = search_problem(config, problem, intervals, kMachine, gpu, {});
-  std::set<jit::Tile> winners, chosen;
-  for (const IntervalResult& interval : result.intervals) winners.insert(interval.winner->tile);
-  REQUIRE(winners.size() > 3);
-  REQUIRE(result.chosen.size() == intervals.size());
-  double worst = 0;
-  for (std::size_t i = 0; i < result.chosen.size(); ++i) {
-    const TunedInterval& c = result.chosen[i];
-    chosen.insert(c.chosen.tile);
-    worst = std::max(worst, c.loss);
-    CHECK(winners.count(c.chosen.tile) == 1);
-    CHECK(is_near(c.chosen.time_us, result.intervals[i].winner->time_us * (1 + c.loss), 1e-6));
-    CHECK(is_near(c.chosen.time_us / gpu.true_us(problem, c.interval.m, c.chosen.tile), 1, 0.03));
-  }
-  CHECK(chosen.size() == result.kernels);
-  CHECK(result.kernels <= 3);
-  CHECK(result.max_loss == worst);
-}
-
-namespace {
 
 const nlohmann::ordered_json kIdentity = {{"config", "c"}, {"gpu", "g"}, {"num_sms", 132}};
 
@@ -370,7 +41,7 @@ ProblemResult tune(const std::string& journal_path, FakeGpu& gpu) {
   gpu.first_call = journal.recorded();
   JournaledMeasurer measurer(journal, gpu);
   const jit::Problem problem = dense(4096, 2048);
-  return search_problem(config, problem, tune_intervals(config.intervals, problem, {}), kMachine,
+  return search_problem(config, problem, tune_intervals(config.intervals, problem, {}), kTarget,
                         measurer, {});
 }
 
@@ -527,4 +198,91 @@ TEST_CASE("kernels that nobody waits for any more are not compiled", "[tune]") {
     CHECK(ahead.get(specs[999]).error == "");  // forgotten, wanted again
   }
   CHECK(compiled < 100);
+}
+
+TEST_CASE("kernels that are expected next go before all that wait, in their order", "[tune]") {
+  std::mutex mutex;
+  std::vector<std::int32_t> order;
+  CompileAhead ahead(1, [&] {
+    return [&](const jit::GemmSpec& spec) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      const std::lock_guard lock(mutex);
+      order.push_back(spec.tile.raster_group);
+      return CompileOutcome{};
+    };
+  });
+  std::vector<jit::Tile> tiles(40);
+  std::vector<jit::GemmSpec> specs;
+  for (std::int32_t i = 0; i < 40; ++i) {
+    tiles[static_cast<std::size_t>(i)].raster_group = i + 1;
+    specs.push_back(kernel_of(dense(512, 512), tiles[static_cast<std::size_t>(i)]));
+  }
+  ahead.want(specs);
+  FakeGpu gpu;
+  CompilingMeasurer measurer(ahead, 0, gpu);
+  measurer.expect(dense(512, 512), {tiles[30], tiles[20]});
+  ahead.get(specs[30]);
+  ahead.get(specs[20]);
+  const std::lock_guard lock(mutex);
+  REQUIRE(order.size() >= 2);
+  REQUIRE(order.size() <= 5);  // one or two had begun
+  const auto at = std::find(order.begin(), order.end(), 31);
+  REQUIRE(order.end() - at >= 2);
+  CHECK(at[1] == 21);
+}
+
+TEST_CASE("a tile on which the driver fails ends the run and is passed over by the next",
+          "[tune]") {
+  const TempDir dir;
+  const std::string path = dir.path() + "/journal";
+  FakeGpu dying;
+  jit::Tile victim;
+  dying.damage = [&](const jit::Tile& tile, std::size_t call, TileMeasurement&) {
+    if (call != 20) return;
+    victim = tile;
+    throw Error(Status::kDriverError, "an illegal memory access");
+  };
+  CHECK_THROWS_AS(tune(path, dying), Error);
+  FakeGpu healthy;
+  healthy.damage = [&](const jit::Tile& tile, std::size_t, TileMeasurement&) {
+    if (tile == victim) throw Error(Status::kDriverError, "an illegal memory access");
+  };
+  const ProblemResult result = tune(path, healthy);
+  CHECK(result.intervals.size() == 4);
+  bool is_rejected = false;
+  for (const IntervalResult& interval : result.intervals) {
+    for (const RejectedTile& r : interval.rejected)
+      is_rejected = is_rejected || contains(r.reason, "illegal memory access");
+  }
+  CHECK(is_rejected);
+}
+
+TEST_CASE("a tuning result becomes entries that a table takes and gives back", "[tune]") {
+  const TempDir dir;
+  FakeGpu gpu;
+  const ProblemResult result = tune(dir.path() + "/journal", gpu);
+  runtime::TunedFile file;
+  file.gpu = "g";
+  file.num_sms = 132;
+  file.entries = {to_entry(result)};
+  REQUIRE(file.entries[0].intervals.size() == result.chosen.size());
+  const runtime::TunedFile back = parse_tuned_file(runtime::to_text(file), "t.json");
+  CHECK(back == file);
+  for (std::size_t i = 0; i < result.chosen.size(); ++i) {
+    const runtime::TunedInterval& interval = back.entries[0].intervals[i];
+    CHECK(interval.tile == result.chosen[i].chosen.tile);
+    CHECK(is_near(interval.us, result.chosen[i].chosen.time_us, 0.0006));
+    CHECK(interval.runner_up);
+    CHECK(*interval.runner_up != interval.tile);
+    CHECK(interval.noise_us > 0);
+  }
+  runtime::TunedFile bad = file;
+  bad.entries[0].intervals[0].tile.stages = 32;
+  try {
+    parse_tuned_file(runtime::to_text(bad), "t.json");
+    FAIL("accepted");
+  } catch (const Error& error) {
+    CHECK(contains(error.what(), "t.json: entries[0].intervals[0].tile"));
+    CHECK(contains(error.what(), "1 of the entries"));
+  }
 }

@@ -17,8 +17,15 @@
 #include "tools/tune_config.h"
 #include "tools/tune_measure.h"
 #include "tools/tune_search.h"
+#include "tools/tune_space.h"
 
 namespace kiln::tools::test {
+
+inline const TuneTarget kTarget{{132}, {}};
+
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 inline bool is_near(double a, double b, double tolerance) { return std::abs(a - b) <= tolerance; }
 

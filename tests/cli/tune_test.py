@@ -1,9 +1,11 @@
 """kiln tune: its configuration, the dry run, and putting tables together."""
 
 import json
+import shutil
+import signal
 import sys
 
-from harness import CliCase, FAILURE, NO_DEVICE, OK, SOURCE_DIR, USAGE
+from harness import CliCase, FAILURE, FAKE_CUDA_DIR, NO_DEVICE, OK, SOURCE_DIR, USAGE
 import harness
 
 CONFIG = SOURCE_DIR / "configs/tune/h200.json"
@@ -25,7 +27,7 @@ class DryRun(CliCase):
                          *words, **options)
 
     def test_it_shows_the_plan_of_the_shipped_configuration_and_touches_nothing(self):
-        document = self.tune("--dry-run", "--json", expect=OK).json
+        document = self.tune("--dry-run", "--json", "--cover", "all", expect=OK).json
         self.assertEqual(["a", "b", "c"], [p["name"] for p in document["problems"]])
         for problem in document["problems"]:
             intervals = problem["intervals"]
@@ -36,9 +38,20 @@ class DryRun(CliCase):
             self.assertGreater(problem["candidates"], len(intervals))
             self.assertLessEqual(problem["kernels"], problem["candidates"])
         text = self.tune("--dry-run", expect=OK).out
+        self.assertIn("3 problems, ", text)
         self.assertIn("to compile", text)
         self.assertFalse(self.cache.exists())
         self.assertEqual([], list(self.dir.glob("tuned*")))
+
+    def test_of_the_benchmark_it_covers_the_intervals_that_are_listed(self):
+        words = ("--dry-run", "--json", "--shapes", SOURCE_DIR / "configs/bench/h200-anchor.json")
+        document = self.kiln("tune", "--config", CONFIG, *words, expect=OK).json
+        self.assertEqual(65, sum(len(p["intervals"]) for p in document["problems"]))
+        for problem in document["problems"]:
+            self.assertEqual("", problem["error"])
+            for interval in problem["intervals"]:
+                self.assertLessEqual(interval["m_min"], interval["measured_m"])
+                self.assertLessEqual(interval["measured_m"], interval["m_max"])
 
     def test_shards_share_the_problems(self):
         names = []
@@ -69,6 +82,7 @@ class DryRun(CliCase):
                                                        "measuring.repeats")):
             result = self.tune("--dry-run", config=self.small(**changes), expect=USAGE)
             self.assertIn(part, result.err)
+        self.assertIn("--cover must be", self.tune("--cover", "some", expect=USAGE).err)
         self.assertIn("--shard must be", self.tune("--shard", "0/2", expect=USAGE).err)
         self.assertIn("--dry-run", self.tune("--compile", expect=USAGE).err)
 
@@ -82,6 +96,117 @@ class DryRun(CliCase):
         self.assertLessEqual(set(document), set(SCHEMA["properties"]))
         for part in ("machine", "axes", "constraints", "intervals", "measuring"):
             self.assertEqual(set(document[part]), set(SCHEMA["properties"][part]["properties"]))
+
+
+class OverTheFakeDriver(CliCase):
+    """A GPU on which each launch takes 1 ms, and an interval without one a quarter of that."""
+
+    def setUp(self):
+        super().setUp()
+        document = json.loads(CONFIG.read_text())
+        document["constraints"]["max_candidates"] = 2
+        document["axes"].update(stages=[0], raster_group=[0, 1])
+        document["intervals"] = {"upper": [16, 128], "cover": "listed"}
+        document["measuring"].update(final_rounds=2, final_repeats=1, flush_mb=128)
+        self.config = self.write("tune.json", document)
+        self.problems = self.shapes(
+            {"name": "a", "n": 512, "k": 512, "m": [1, 100]},
+            {"name": "b", "n": 512, "k": 1024, "m": [100], "layout": "grouped_masked",
+             "groups": 4},
+            {"name": "c", "n": 768, "k": 512, "m": [1], "scaling": "1d1d", "out": "f32",
+             "accumulate": True})
+        self.table = self.dir / "tuned.json"
+        self.journal = self.dir / "tuned.json.journal"
+
+    def words(self, *words):
+        return ("tune", "--config", self.config, "--shapes", self.problems, "--cache", self.cache,
+                "--out", self.table, "--jobs", "2", *words)
+
+    def environment_of(self, results="right", **variables):
+        return self.fake(LD_LIBRARY_PATH=FAKE_CUDA_DIR, FAKE_CUDA_RESULTS=results, **variables)
+
+    def tune(self, *words, expect=OK, **variables):
+        return self.kiln(*self.words(*words), expect=expect,
+                         env=self.environment_of(**variables))
+
+    def plan(self):
+        """The programs of all candidates."""
+        self.kiln(*self.words("--dry-run", "--compile"), env=self.fake(), expect=OK)
+        programs = self.compiled_programs()
+        shutil.rmtree(self.cache)
+        return programs
+
+    def entries(self):
+        return json.loads(self.table.read_text())["entries"]
+
+    def test_the_table_is_one_that_an_engine_takes(self):
+        done = self.tune()
+        self.assertEqual("", done.err)  # no bar where there is no terminal
+        self.assertIn("a m=100: ", done.out)
+        self.assertIn("0 of 4 choices changed", done.out)
+        self.assertEqual([("dense", 2), ("dense", 1), ("grouped_masked", 1)],
+                         [(e["layout"], len(e["intervals"])) for e in self.entries()])
+        for entry in self.entries():
+            for interval in entry["intervals"]:
+                self.assertEqual(750, interval["us"])
+                self.assertEqual(750, interval["runner_up_us"])
+                self.assertEqual(2, interval["samples"])
+        explained = self.kiln("explain", "--m", 100, "--n", 512, "--k", 512, "--sfa", "row",
+                              "--arch", "sm_90a", "--sms", 132, "--json", env={"KILN_TUNED": str(self.table)}, expect=OK)
+        self.assertIn("exact entry", explained.out)
+        self.assertIn(str(self.table)[-40:], explained.out)
+
+    def test_the_document_has_the_results(self):
+        document = self.tune("--json").json
+        self.assertEqual(["a", "a", "b", "c"], [r["name"] for r in document["results"]])
+        self.assertEqual({"name", "m", "tile", "us", "current_tile", "current_us", "noise_us",
+                          "measured", "hopeless", "rejected"}, set(document["results"][0]))
+        self.assertEqual(0, document["unfinished"])
+
+    def test_a_wrong_result_is_never_in_the_table(self):
+        done = self.tune(results="none", expect=FAILURE)
+        self.assertIn("tiles passed, the first because: the result is wrong", done.err)
+        self.assertEqual([], self.entries())
+
+    def test_a_killed_run_goes_on_where_it_ended(self):
+        self.tune()
+        whole, table = self.journal.read_text(), self.table.read_text()
+        lines = whole.splitlines(keepends=True)
+        self.journal.unlink()
+        self.table.unlink()
+        process = self.start(*self.words(), env=self.environment_of())
+        while not self.journal.exists() or self.journal.read_bytes().count(b"\n") < 5:
+            self.assertIsNone(process.poll(), "it ended before it could be killed")
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        before = self.journal.read_text()
+        self.assertLess(len(before.splitlines()), len(lines))
+        done = self.tune()
+        self.assertIn(" measurements are in ", done.out)
+        self.assertEqual(whole, self.journal.read_text())
+        self.assertTrue(self.journal.read_text().startswith(before[:before.rindex("\n") + 1]))
+        self.assertEqual(table, self.table.read_text())
+
+    def test_a_spent_budget_leaves_a_table_and_the_next_run_goes_on(self):
+        # A kernel that is given up after the budget: its interval is the only one.
+        first = next(p for p in self.plan() if "n512_k512" in p)
+        done = self.tune("--budget", 1, "--timeout", 1, FAKE_NVRTC_HANG=first)
+        self.assertIn("3 problems are unfinished", done.out)
+        self.assertIn("did not finish within 1 s", done.out)
+        self.assertEqual([1], [len(e["intervals"]) for e in self.entries()])
+        self.assertNotIn("unfinished", self.tune().out)
+        self.assertEqual([2, 1, 1], [len(e["intervals"]) for e in self.entries()])
+
+    def test_another_configuration_does_not_go_on_with_the_journal(self):
+        self.tune()
+        self.config.write_text(self.config.read_text().replace('"patience": 16', '"patience": 9'))
+        self.assertIn("another config", self.tune(expect=USAGE).err)
+
+    def test_a_table_that_cannot_be_written_is_refused_before_the_work(self):
+        done = self.tune("--out", self.dir / "none" / "t.json", "--journal", self.journal,
+                         expect=USAGE)
+        self.assertIn("--out", done.err)
+        self.assertFalse(self.journal.exists())
 
 
 class Merge(CliCase):
