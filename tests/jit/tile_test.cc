@@ -137,6 +137,45 @@ TEST_CASE("a plan covers every M without gaps, with legal tiles that differ from
   }
 }
 
+TEST_CASE("a plan around given intervals keeps them, covers every M and stays within the limit",
+          "[tile]") {
+  std::mt19937 random(11);
+  const std::vector<Problem> kinds = all_kinds();
+  const Machine machine{132};
+  std::size_t dropped = 0;
+  for (std::size_t round = 0; round < 60; ++round) {
+    const Problem p = kinds[round % kinds.size()];
+    const std::vector<Tile> menu = legal_tiles(p);
+    std::vector<TileInterval> given;
+    std::int64_t first = static_cast<std::int64_t>(random() % 3);
+    for (std::size_t i = 0; i < random() % 8; ++i) {
+      Tile tile = menu[random() % menu.size()];
+      tile.raster_group = static_cast<std::int32_t>(100 + i);  // none of the default choice
+      const auto last = first + static_cast<std::int64_t>(random() % 3000);
+      given.push_back({first, last, tile});
+      first = last + 1 + static_cast<std::int64_t>(random() % 2 * (random() % 3000));
+    }
+    INFO(describe(p) << " around " << given.size());
+    const std::vector<TileInterval> plan = plan_tiles_around(given, p, machine);
+    if (given.empty()) CHECK(plan == plan_tiles(p, machine));
+    REQUIRE_FALSE(plan.empty());
+    std::set<Tile> tiles;
+    std::int64_t next = 0;
+    for (const TileInterval& interval : plan) {
+      CHECK(interval.m_min == next);
+      CHECK(interval.m_max >= interval.m_min);
+      tiles.insert(interval.tile);
+      next = interval.m_max + 1;
+    }
+    CHECK(next == kMaxM + 1);
+    CHECK(tiles.size() <= kMaxPlanTiles);
+    dropped += tiles.size() == kMaxPlanTiles ? 1 : 0;
+    for (const TileInterval& interval : given)
+      CHECK(std::count(plan.begin(), plan.end(), interval) == 1);
+  }
+  CHECK(dropped > 5);
+}
+
 TEST_CASE("a tile that is legal for a problem is legal for its canonical form, at the same bytes",
           "[tile]") {
   for (const Problem& p : all_kinds()) {
