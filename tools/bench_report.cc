@@ -11,6 +11,7 @@
 namespace kiln::tools {
 namespace {
 
+constexpr std::string_view kAllLayouts = "all";
 constexpr LtScaling kRivals[] = {LtScaling::kBlockWise, LtScaling::kPerTensor};
 
 double tflops(const BenchRow& row) { return row.flops / row.timing->median_us / 1e6; }
@@ -118,6 +119,24 @@ std::vector<Column> columns(bool rivals, bool references) {
   return all;
 }
 
+// The weight gradient of a dense layer is another kernel than its forward pass.
+std::string layout_of(const jit::Problem& problem) {
+  const std::string layout(jit::name(problem.layout));
+  const bool gradient =
+      problem.layout == jit::Layout::kDense && problem.scaling == jit::Scaling::k1d1d;
+  return gradient ? layout + " 1d1d" : layout;
+}
+
+std::string means_text(const MeanSpeedups& means) {
+  if (means.empty()) return "";
+  Table table({{"geometric mean"}, {"layout"}, {"/ Kiln", Align::kRight}, {"rows", Align::kRight}});
+  for (const auto& [other, layouts] : means) {
+    for (const auto& [layout, mean] : layouts)
+      table.add({other, layout, fmt::format("{:.3f}x", mean.mean), fmt::to_string(mean.rows)});
+  }
+  return "\n" + table.text();
+}
+
 std::vector<std::string> problem_cells(const std::string& name, const jit::Problem& problem,
                                        std::int64_t m) {
   return {name.empty() ? std::string(jit::name(problem.layout)) : name,
@@ -144,9 +163,8 @@ std::optional<double> speedup(const BenchRow& row, const ReferenceTime& referenc
 }
 
 nlohmann::ordered_json to_json(const BenchRow& row) {
-  nlohmann::ordered_json out = {{"name", row.asked.name},
-                                {"problem", to_json(row.asked.problem)},
-                                {"m", row.asked.sizing.m}};
+  nlohmann::ordered_json out = {
+      {"name", row.asked.name}, {"problem", to_json(row.asked.problem)}, {"m", row.asked.sizing.m}};
   if (row.timing) {
     auto sizes = nlohmann::ordered_json::array();
     for (const Range& group : row.workload.groups) sizes.push_back(group.size());
@@ -173,24 +191,41 @@ nlohmann::ordered_json to_json(const BenchRow& row) {
   return out;
 }
 
-std::map<std::string, MeanSpeedup> mean_speedups(const std::vector<BenchRow>& rows) {
-  std::map<std::string, MeanSpeedup> means;
-  const auto add = [&](const std::string& name, const std::optional<double>& ratio) {
+MeanSpeedups mean_speedups(const std::vector<BenchRow>& rows) {
+  MeanSpeedups means;
+  const auto add = [&](const std::string& other, const BenchRow& row,
+                       const std::optional<double>& ratio) {
     if (!ratio) return;
-    means[name].mean += std::log(*ratio);
-    ++means[name].rows;
+    for (const std::string& layout : {std::string(kAllLayouts), layout_of(row.asked.problem)}) {
+      MeanSpeedup& mean = means[other][layout];
+      mean.mean += std::log(*ratio);
+      ++mean.rows;
+    }
   };
   for (const BenchRow& row : rows) {
-    for (const Rival& rival : row.rivals) add(rival.name, speedup(row, rival));
+    for (const Rival& rival : row.rivals) add(rival.name, row, speedup(row, rival));
     for (const ReferenceTime& reference : row.references)
-      add(reference.by, speedup(row, reference));
+      add(reference.by, row, speedup(row, reference));
   }
-  for (auto& [name, mean] : means) mean.mean = std::exp(mean.mean / mean.rows);
+  for (auto& [other, layouts] : means) {
+    for (auto& [layout, mean] : layouts) mean.mean = std::exp(mean.mean / mean.rows);
+  }
   return means;
 }
 
-BenchTable::BenchTable(const std::vector<NamedProblem>& problems, bool rivals) : rivals_(rivals) {
-  for (const NamedProblem& p : problems) references_ = references_ || !p.references.empty();
+nlohmann::ordered_json to_json(const MeanSpeedups& means) {
+  auto out = nlohmann::ordered_json::object();
+  for (const auto& [other, layouts] : means) {
+    for (const auto& [layout, mean] : layouts)
+      out[other][layout] = {{"geometric_mean", mean.mean}, {"rows", mean.rows}};
+  }
+  return out;
+}
+
+BenchTable::BenchTable(const std::vector<NamedProblem>& problems, bool rivals, bool references)
+    : rivals_(rivals) {
+  for (const NamedProblem& p : problems)
+    references_ = references_ || (references && !p.references.empty());
   const std::vector<Column> all = columns(rivals_, references_);
   widest_.assign(all.size(), "123456.78");
   widest_[5] = "256x256/2x1/s16/c2x1/r16";
@@ -240,9 +275,9 @@ std::vector<std::string> BenchTable::cells(const BenchRow& row) const {
   }
   if (references_) {
     const bool there = !row.references.empty();
-    out.push_back(there ? fmt::format("{:.2f}", row.references[0].us *
-                                                    work_ratio(row, row.references[0]))
-                        : "-");
+    out.push_back(
+        there ? fmt::format("{:.2f}", row.references[0].us * work_ratio(row, row.references[0]))
+              : "-");
     out.push_back(there ? ratio_cell(speedup(row, row.references[0])) : "-");
   }
   out.push_back(check_cell(row));
@@ -251,9 +286,7 @@ std::vector<std::string> BenchTable::cells(const BenchRow& row) const {
 
 std::string summary_text(const std::vector<BenchRow>& rows) {
   std::string out;
-  for (const auto& [name, mean] : mean_speedups(rows))
-    out += fmt::format("{} / Kiln: {:.3f}x (geometric mean of {} rows)\n", name, mean.mean,
-                       mean.rows);
+  out += means_text(mean_speedups(rows));
   std::map<std::string, int> reasons;
   std::set<std::string> throttled;
   for (const BenchRow& row : rows) {

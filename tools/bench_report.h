@@ -47,18 +47,21 @@ std::optional<double> speedup(const BenchRow& row, const ReferenceTime& referenc
 
 nlohmann::ordered_json to_json(const BenchRow& row);
 
-// Geometric means of the speed-ups over the rows that have one, by the other's name.
+// Geometric means of the speed-ups over the rows that have one.
 struct MeanSpeedup {
   double mean = 0;
   int rows = 0;
 };
-std::map<std::string, MeanSpeedup> mean_speedups(const std::vector<BenchRow>& rows);
+// By the other's name, then by the problem's layout ("dense 1d1d" apart from "dense") and "all".
+using MeanSpeedups = std::map<std::string, std::map<std::string, MeanSpeedup>>;
+MeanSpeedups mean_speedups(const std::vector<BenchRow>& rows);
+nlohmann::ordered_json to_json(const MeanSpeedups& means);
 
-// The table: rivals get their columns when they are compared with, the first reference when any
-// row has one.
+// The table: rivals get their columns when they are compared with, the first reference when it is
+// asked for and any row has one.
 class BenchTable {
  public:
-  BenchTable(const std::vector<NamedProblem>& problems, bool rivals);
+  BenchTable(const std::vector<NamedProblem>& problems, bool rivals, bool references);
 
   std::string header() const;
   std::string line(const BenchRow& row) const;

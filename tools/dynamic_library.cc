@@ -27,15 +27,19 @@ std::vector<std::string> entries(const std::string& directory, std::string_view 
 }
 
 std::vector<std::string> toolkit_directories() {
-  std::vector<std::string> directories;
+  std::vector<std::string> homes;
   for (const char* variable : {"CUDA_HOME", "CUDA_PATH"}) {
     const char* home = std::getenv(variable);
     if (home == nullptr || *home == '\0') continue;
-    for (const char* lib : {"/lib64", "/lib"}) directories.push_back(std::string(home) + lib);
+    homes.emplace_back(home);
   }
-  directories.emplace_back("/usr/local/cuda/lib64");
-  for (const std::string& toolkit : entries("/usr/local", "cuda-"))
-    directories.push_back(toolkit + "/lib64");
+  homes.emplace_back("/usr/local/cuda");
+  for (const std::string& toolkit : entries("/usr/local", "cuda-")) homes.push_back(toolkit);
+  std::vector<std::string> directories;
+  for (const std::string& home : homes) {
+    for (const char* lib : {"/lib64", "/lib", "/extras/CUPTI/lib64"})
+      directories.push_back(home + lib);
+  }
   return directories;
 }
 

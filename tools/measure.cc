@@ -83,30 +83,44 @@ Comparison compare(Stopwatch& stopwatch, std::span<const Launch> contestants,
   return result;
 }
 
-GraphStopwatch::GraphStopwatch(const runtime::Device& device, L2Mode mode, Launch read_l2)
-    : device_(device),
-      mode_(mode),
-      read_l2_(std::move(read_l2)),
-      flush_(mode == L2Mode::kFlush ? runtime::DeviceBuffer(device, kFlushBytes)
-                                    : runtime::DeviceBuffer()),
-      stream_(device),
-      begin_(device),
-      end_(device) {
+L2State::L2State(const runtime::Device& device, L2Mode mode, Launch read_l2,
+                 std::size_t flush_bytes)
+    : mode_(mode), read_l2_(std::move(read_l2)) {
   assert(mode != L2Mode::kClean || read_l2_ != nullptr);
+  constexpr std::size_t kChunkBytes = 1'000'000'000;  // so that nothing needs to lie in one piece
+  constexpr std::size_t kDividerBytes = 256;
+  std::size_t left = 0;
+  if (mode == L2Mode::kFlush)
+    left = std::min(flush_bytes, static_cast<std::size_t>(device.info().memory_bytes) / 8);
+  if (mode == L2Mode::kClean) left = kDividerBytes;
+  for (; left > 0; left -= written_.back().size())
+    written_.emplace_back(device, std::min(left, kChunkBytes));
 }
 
-int GraphStopwatch::launches_per_sample() const { return mode_ == L2Mode::kHot ? kHotLaunches : 1; }
-
-void GraphStopwatch::condition(CUstream stream) const {
-  if (mode_ == L2Mode::kFlush) flush_.fill(0, stream);
+// The memset behind the reader is there because Kiln's kernels let the next kernel start before
+// they have ended.
+void L2State::enqueue(CUstream stream) const {
   if (mode_ == L2Mode::kClean) read_l2_(stream);
+  for (const runtime::DeviceBuffer& buffer : written_) buffer.fill(0, stream);
+}
+
+GraphStopwatch::GraphStopwatch(const runtime::Device& device, L2Mode mode, Launch read_l2,
+                               std::size_t flush_bytes)
+    : device_(device),
+      l2_(device, mode, std::move(read_l2), flush_bytes),
+      stream_(device),
+      begin_(device),
+      end_(device) {}
+
+int GraphStopwatch::launches_per_sample() const {
+  return l2_.mode() == L2Mode::kHot ? kHotLaunches : 1;
 }
 
 std::size_t GraphStopwatch::add(const Launch& launch) {
   graphs_.emplace_back(device_, [&](CUstream stream) {
-    condition(stream);
+    l2_.enqueue(stream);
     // The launch before the first that counts brings the operands into L2.
-    if (mode_ == L2Mode::kHot && launch != nullptr) launch(stream);
+    if (l2_.mode() == L2Mode::kHot && launch != nullptr) launch(stream);
     begin_.record_in_capture(stream);
     if (launch != nullptr) {
       for (int i = 0; i < launches_per_sample(); ++i) launch(stream);

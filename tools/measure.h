@@ -1,6 +1,9 @@
 // How long launches take on the GPU, several compared in one process, interleaved.
 //
-// Each contestant becomes one captured graph
+// A round takes one sample of every contestant; rounds begin with another contestant each time.
+// What drifts (clocks, temperature) therefore touches all of them alike.
+//
+// GraphStopwatch takes its samples with two events. Each contestant becomes one captured graph
 //
 //     put L2 into the state that the mode asks for -> event -> launch (hot: `count` of them) ->
 //     event
@@ -9,13 +12,11 @@
 // launch call on the host is not in the interval. What the two events and the steps between nodes
 // cost is: the same graph without a launch, replayed in the same rounds, gives the empty interval,
 // and its median is subtracted from every sample. That corrects for the events, not for the start
-// of a first kernel behind an event, so times of a few microseconds are upper bounds.
+// of a first kernel behind an event, so times of a few microseconds are upper bounds. The stopwatch
+// of cupti.h has no such error.
 //
-// A round takes one sample of every contestant; rounds begin with another contestant each time.
-// What drifts (clocks, temperature) therefore touches all of them alike.
-//
-// What is known of GPUs and L2 is in GraphStopwatch; compare() is arithmetic over the interface and
-// takes any Stopwatch. Not thread-safe.
+// What is known of GPUs and L2 is in the stopwatches; compare() is arithmetic over the interface
+// and takes any. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -80,28 +81,47 @@ struct Comparison {
 Comparison compare(Stopwatch& stopwatch, std::span<const Launch> contestants,
                    const MeasureOptions& options);
 
+// Puts L2 into the state that a mode asks for.
+class L2State {
+ public:
+  // Beyond any L2.
+  static constexpr std::size_t kFlushBytes = std::size_t{512} << 20;
+  // What published times of FP8 kernels are usually flushed with. It takes 2 ms at 4 TB/s, and the
+  // GPU's translation caches forget the operands too.
+  static constexpr std::size_t kLongFlushBytes = 8'000'000'000;
+  static constexpr std::size_t kCleanBytes = std::size_t{256} << 20;
+
+  // `device` must outlive this. `read_l2` is what the clean mode needs: it reads at least
+  // kCleanBytes and writes next to nothing; the other modes do not use it. `flush_bytes` of the
+  // flush mode is cut to an eighth of the GPU's memory.
+  L2State(const runtime::Device& device, L2Mode mode, Launch read_l2, std::size_t flush_bytes);
+
+  L2Mode mode() const { return mode_; }
+  // Also keeps a kernel enqueued behind it from starting before what is enqueued here has ended.
+  void enqueue(CUstream stream) const;
+
+ private:
+  L2Mode mode_;
+  Launch read_l2_;
+  std::vector<runtime::DeviceBuffer> written_;
+};
+
 class GraphStopwatch final : public Stopwatch {
  public:
-  // `device` must outlive this. `read_l2` is what the clean mode needs: it reads at least
-  // kCleanBytes and writes next to nothing; the other modes do not use it.
-  GraphStopwatch(const runtime::Device& device, L2Mode mode, Launch read_l2 = nullptr);
+  // As L2State.
+  GraphStopwatch(const runtime::Device& device, L2Mode mode, Launch read_l2 = nullptr,
+                 std::size_t flush_bytes = L2State::kFlushBytes);
 
   std::size_t add(const Launch& launch) override;
   double sample_us(std::size_t index) override;
   int launches_per_sample() const override;
   void clear() override { graphs_.clear(); }
 
-  static constexpr std::size_t kFlushBytes = std::size_t{512} << 20;  // beyond any L2
-  static constexpr std::size_t kCleanBytes = std::size_t{256} << 20;
   static constexpr int kHotLaunches = 20;
 
  private:
-  void condition(CUstream stream) const;
-
   const runtime::Device& device_;
-  L2Mode mode_;
-  Launch read_l2_;
-  runtime::DeviceBuffer flush_;
+  L2State l2_;
   runtime::Stream stream_;
   runtime::Event begin_, end_;
   std::vector<runtime::Graph> graphs_;

@@ -18,8 +18,8 @@ constexpr std::size_t kMaxNameBytes = 96;
 constexpr std::size_t kMaxTextBytes = 4096;
 constexpr std::size_t kMaxWordBytes = 32;
 
-constexpr std::array<std::string_view, 6> kFileKeys = {"$schema", "format",   "model",
-                                                       "source",  "defaults", "problems"};
+constexpr std::array<std::string_view, 7> kFileKeys = {"$schema", "format",   "model",   "source",
+                                                       "gpu",     "defaults", "problems"};
 constexpr std::array<std::string_view, 11> kDefaultKeys = {
     "layout",     "scaling", "a",          "b",      "out",      "sfa",
     "accumulate", "m",       "group_form", "groups", "alignment"};
@@ -195,6 +195,7 @@ ShapesFile parse_shapes(std::string_view text, const std::string& file) {
   if (root.has("$schema")) root.at("$schema").string(kMaxTextBytes);
   if (root.has("model")) shapes.model = root.at("model").string(kMaxTextBytes);
   if (root.has("source")) root.at("source").string(kMaxTextBytes);
+  if (root.has("gpu")) shapes.gpu = root.at("gpu").string(kMaxNameBytes);
 
   Fields defaults;
   defaults.named.m = {1, 128, 4096};
@@ -257,6 +258,7 @@ jit::Problem problem_from_json(const nlohmann::json& object) {
   }
   if (problem.layout == jit::Layout::kGroupedContiguous)
     problem.alignment = object.at("alignment").get<std::int32_t>();
+  problem.batch_invariant = object.value("batch_invariant", false);
   return problem;
 }
 

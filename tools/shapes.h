@@ -53,6 +53,7 @@ void set_layout_fields(const LayoutFields& fields, jit::Problem& problem);
 
 struct ShapesFile {
   std::string model;  // may be empty
+  std::string gpu;    // part of the name of the GPU that the references are of; empty: of any
   std::vector<NamedProblem> problems;
 };
 

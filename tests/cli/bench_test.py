@@ -4,13 +4,13 @@ import json
 import os
 import sys
 
-from harness import CliCase, FAILURE, FAKE_CUDA_DIR, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
+from harness import CliCase, FAILURE, FAKE_CUDA_DIR, FAKE_CUPTI, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
 import harness
 
 ANCHOR = SOURCE_DIR / "configs/bench/h200-anchor.json"
 DOCUMENT_KEYS = {
-    "format", "kiln", "device", "num_sms", "mode", "repeat", "seed", "peak_tflops",
-    "peak_gb_per_s", "nvml", "cublaslt", "results", "mean_speedups"
+    "format", "kiln", "device", "num_sms", "mode", "clock", "repeat", "seed", "peak_tflops",
+    "peak_gb_per_s", "nvml", "cublaslt", "references", "results", "mean_speedups"
 }
 UNTIMED_KEYS = {"name", "problem", "m", "rivals", "references", "gpu", "check", "error"}
 TIMED_KEYS = UNTIMED_KEYS | {
@@ -30,6 +30,9 @@ class CommandLines(CliCase):
             (("--shapes", shapes, "--compare", "cublas"), "--compare must be cublaslt"),
             (("--shapes", shapes, "--mode", "cold"), "--mode must be flush, clean or hot"),
             (("--shapes", shapes, "--repeat", 0), "--repeat"),
+            (("--shapes", shapes, "--clock", "sun"), "--clock must be auto, cupti or events"),
+            (("--shapes", shapes, "--clock", "cupti", "--mode", "hot"), "whose launches overlap"),
+            (("--shapes", shapes, "--json", self.dir), "cannot be written"),
             (("--shapes", shapes, "--rows", "zzz"), "selects none of the 1 problems"),
             (("--shapes", shapes, "--rows", ","), "selects none"),
             (("--shapes", shapes, "--host", "--mode", "hot"), "--host"),
@@ -59,7 +62,9 @@ class CommandLines(CliCase):
 class TheAnchorFile(CliCase):
 
     def test_it_has_65_problems_each_with_a_time_of_the_peer(self):
-        problems = json.loads(ANCHOR.read_text())["problems"]
+        document = json.loads(ANCHOR.read_text())
+        self.assertEqual("H200", document["gpu"])
+        problems = document["problems"]
         self.assertEqual(65, len(problems))
         for problem in problems:
             self.assertEqual("DeepGEMM 2.6.1", problem["references"][0]["by"])
@@ -69,16 +74,24 @@ class TheAnchorFile(CliCase):
             self.assertEqual(grouped, "total" in problem["references"][0], problem["name"])
 
 
-class OverTheFakeDriver(CliCase):
-    """A launch takes 1 ms, an empty interval 0.25 ms."""
+class FakeCase(CliCase):
+    """Over the fake driver, by events unless a test wants another clock."""
 
-    def bench(self, *problems, words=(), results="right", expect=OK, **variables):
+    def bench(self, *problems, words=(), results="right", expect=OK, clock="events", gpu=None,
+              **variables):
         out = self.dir / "out.json"
-        done = self.kiln("bench", "--shapes", self.shapes(*problems), "--cache", self.cache,
-                         "--json", out, "--repeat", 3, *words, expect=expect,
+        shapes = self.shapes(*problems, **({"gpu": gpu} if gpu else {}))
+        words = (*words, "--clock", clock)
+        done = self.kiln("bench", "--shapes", shapes, "--cache", self.cache, "--json", out,
+                         "--repeat", 3, *words, expect=expect,
                          env=self.fake(LD_LIBRARY_PATH=FAKE_CUDA_DIR, FAKE_CUDA_RESULTS=results,
                                        **variables))
+        self.assertEqual([], list(self.dir.glob("out.json.*")))  # nothing beside the file
         return done, json.loads(out.read_text())
+
+
+class OverTheFakeDriver(FakeCase):
+    """A launch takes 1 ms by events, an empty interval 0.25 ms."""
 
     def test_the_document_has_its_keys_and_the_empty_interval_is_subtracted(self):
         references = [{"by": "peer", "us": 1500}, {"by": "other", "us": 375.0}]
@@ -96,14 +109,45 @@ class OverTheFakeDriver(CliCase):
         self.assertAlmostEqual(100 * first["roofline_us"] / 750, first["roofline_percent"])
         self.assertEqual([2, 0.5], [r["speedup"] for r in first["references"]])
         self.assertEqual([], second["references"])
-        self.assertEqual({"peer": {"geometric_mean": 2, "rows": 1},
-                          "other": {"geometric_mean": 0.5, "rows": 1}},
-                         {name: {"geometric_mean": round(mean["geometric_mean"], 9),
-                                 "rows": mean["rows"]}
-                          for name, mean in document["mean_speedups"].items()})
+        self.assertEqual({"name": "events", "path": "", "reason": "asked for"},
+                         document["clock"])
         self.assertEqual({"before", "after"}, set(first["gpu"]))
         self.assertEqual(STATE_KEYS, set(first["gpu"]["before"]))
         self.assertTrue(first["check"]["passed"])
+
+    def test_mean_speedups_are_geometric_over_a_layout_and_over_all(self):
+        def problem(name, us, **fields):
+            return {"name": name, "n": 256, "k": 256, "m": [64], **fields,
+                    "references": [{"by": "peer", "us": us}]}
+        done, document = self.bench(
+            problem("a", 1500), problem("b", 375), problem("c", 6000),
+            problem("gradient", 750, scaling="1d1d", out="f32", accumulate=True),
+            {"name": "alone", "n": 256, "k": 256, "m": [64]})
+        means = {layout: (round(mean["geometric_mean"], 6), mean["rows"])
+                 for layout, mean in document["mean_speedups"]["peer"].items()}
+        self.assertEqual({"dense": (2, 3), "dense 1d1d": (1, 1), "all": (round(2**0.75, 6), 4)},
+                         means)
+        self.assertRegex(done.out, r"peer +dense +2\.000x +3")
+
+    def test_references_of_another_gpu_are_left_out_and_that_is_said(self):
+        row = {"name": "a", "n": 256, "k": 256, "m": [64],
+               "references": [{"by": "peer", "us": 1500}]}
+        done, document = self.bench(row, gpu="H300")
+        self.assertEqual({"gpu": "H300", "used": False}, document["references"])
+        self.assertEqual([], document["results"][0]["references"])
+        self.assertEqual({}, document["mean_speedups"])
+        self.assertIn("the references are of another GPU: H300", done.out)
+        self.assertNotIn("reference us", done.out)
+        done, document = self.bench(row, gpu="H200")  # the fake driver's GPU is a Fake H200
+        self.assertEqual(2, document["results"][0]["references"][0]["speedup"])
+        self.assertIn("reference us", done.out)
+
+    def test_an_old_document_stays_whole_until_the_new_one_is(self):
+        out = self.write("out.json", "old")
+        self.kiln("bench", "--shapes", self.shapes(("a", 256, 256)), "--json", out,
+                  expect=NO_DEVICE, env=self.fake(LD_LIBRARY_PATH=self.dir))
+        self.assertEqual("old", out.read_text())
+        self.assertEqual([out], list(self.dir.glob("out.json*")))
 
     def test_a_wrong_result_gets_no_time_and_is_a_failure(self):
         done, document = self.bench(("a", 256, 256), expect=FAILURE, results="none")
@@ -170,6 +214,46 @@ class OverTheFakeDriver(CliCase):
         self.assertGreater(host["cold_compile"]["us"], 0)
         self.assertIn("cold compile", done.out)
         self.assertEqual([], list(self.dir.glob("kiln-bench-*")))  # the scratch cache is gone
+
+
+class ByTheProfiler(FakeCase):
+    """The fake CUPTI records 0.8 ms for each launch, 0.2 ms after the one before."""
+
+    ROW = {"name": "a", "n": 256, "k": 256, "m": [64]}
+
+    def bench(self, *problems, clock="auto", **options):
+        toolkit = FAKE_CUPTI.parents[1]
+        return super().bench(*problems, clock=clock, CUDA_HOME=toolkit, **options)
+
+    def test_times_are_those_of_the_kernel_and_nothing_is_subtracted(self):
+        done, document = self.bench(self.ROW, {"name": "b", "n": 512, "k": 256, "m": [64]})
+        for row in document["results"]:
+            self.assertEqual((800, 800, 800, 0, 3), tuple(
+                row[k] for k in ("us", "p10_us", "p90_us", "empty_us", "samples")))
+        self.assertEqual({"name": "cupti", "path": str(FAKE_CUPTI), "reason": ""},
+                         document["clock"])
+        self.assertIn(f"by CUPTI ({FAKE_CUPTI})", done.out)
+
+    def test_the_kernel_that_reads_for_the_clean_mode_is_not_in_the_time(self):
+        _, document = self.bench(self.ROW, words=("--mode", "clean"))
+        self.assertEqual((800, "cupti"), (document["results"][0]["us"], document["clock"]["name"]))
+
+    def test_where_it_does_not_work_events_take_over_and_the_reason_is_given(self):
+        for state, reason in (("busy", "MULTIPLE_SUBSCRIBERS"), ("deaf", "recorded 0 of 1")):
+            done, document = self.bench(self.ROW, FAKE_CUPTI=state)
+            self.assertEqual((750, "events"),
+                             (document["results"][0]["us"], document["clock"]["name"]))
+            self.assertIn(reason, document["clock"]["reason"])
+            self.assertIn(f"times by events, a few us too long for short kernels", done.out)
+
+    def test_asked_for_and_not_there_is_a_failure(self):
+        done, document = self.bench(self.ROW, clock="cupti", expect=FAILURE, FAKE_CUPTI="busy")
+        self.assertIn("no kernel times from CUPTI", done.err)
+        self.assertEqual(UNTIMED_KEYS, set(document["results"][0]))
+
+    def test_overlapping_launches_are_timed_together_by_events(self):
+        _, document = self.bench(self.ROW, words=("--mode", "hot"))
+        self.assertEqual("events", document["clock"]["name"])
 
 
 class OnTheGpu(CliCase):

@@ -84,6 +84,7 @@ class SchemaAndLoader(ConfigCase):
         "format": 1,
         "model": "x",
         "source": "x",
+        "gpu": "x",
         "defaults": {
             "layout": "dense", "scaling": "1d2d", "a": "e4m3", "b": "e5m2", "out": "f32",
             "sfa": "m", "accumulate": False, "m": [1, 2], "group_form": "labels", "groups": 4,

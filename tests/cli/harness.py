@@ -17,6 +17,7 @@ CLI = os.environ["KILN_CLI"]
 SOURCE_DIR = pathlib.Path(os.environ["KILN_SOURCE_DIR"])
 FAKE_NVRTC = os.environ["KILN_TEST_FAKE_NVRTC"]
 FAKE_CUDA_DIR = os.environ["KILN_TEST_FAKE_CUDA_DIR"]
+FAKE_CUPTI = pathlib.Path(os.environ["KILN_TEST_FAKE_CUPTI"])
 SKIP_RETURN_CODE = int(os.environ["KILN_SKIP_RETURN_CODE"])
 
 OK, FAILURE, USAGE, NO_DEVICE, MISS = range(5)  # exit codes
