@@ -46,12 +46,12 @@ std::vector<PlannedTile> stretch(const std::vector<TunedInterval>& tuned, TileSo
   return plan;
 }
 
-const TunedInterval& nearest_to(const std::vector<TunedInterval>& tuned, std::int64_t m) {
-  const auto gap = [m](const TunedInterval& i) {
-    return std::max({i.m_min - m, m - i.m_max, std::int64_t{0}});
-  };
-  return *std::min_element(tuned.begin(), tuned.end(),
-                           [&](const auto& a, const auto& b) { return gap(a) < gap(b); });
+// The interval that holds `m`, or null.
+const TunedInterval* holding(const std::vector<TunedInterval>& tuned, std::int64_t m) {
+  const auto found = std::find_if(tuned.begin(), tuned.end(), [m](const TunedInterval& i) {
+    return i.m_min <= m && m <= i.m_max;
+  });
+  return found != tuned.end() ? &*found : nullptr;
 }
 
 }  // namespace
@@ -63,15 +63,17 @@ TilePlan plan_tiles(const jit::Problem& problem, const jit::Machine& machine,
   TilePlan plan;
   plan.match = found.match;
   plan.why = std::move(found.why);
-  if (found.match == TunedMatch::kNone) {
-    plan.tiles = default_tiles(jit::plan_tiles(problem, machine));
-    return plan;
-  }
   const TileSource source =
       found.match == TunedMatch::kExact ? TileSource::kTunedExact : TileSource::kTunedNearest;
-  if (problem.batch_invariant) {
-    const jit::Tile& tile = nearest_to(found.intervals, jit::middle_m(problem)).tile;
-    plan.tiles = {{{0, jit::kMaxM, tile}, source}};
+  if (problem.batch_invariant && found.match != TunedMatch::kNone) {
+    const TunedInterval* const tuned = holding(found.intervals, jit::middle_m(problem));
+    if (tuned != nullptr) {
+      plan.tiles = {{{0, jit::kMaxM, tuned->tile}, source}};
+      return plan;
+    }
+  }
+  if (problem.batch_invariant || found.match == TunedMatch::kNone) {
+    plan.tiles = default_tiles(jit::plan_tiles(problem, machine));
     return plan;
   }
   plan.tiles = fill_by_default(found.intervals, source, problem, machine);

@@ -40,7 +40,7 @@ struct TilePlan {
 // Throws Error{kInvalidArgument} for a problem that is not valid. The intervals of a tuned entry as
 // they are; a gap gets the default choice, with fewer tiles of its own where there would be too
 // many, or, where it can do with none, the tile of the interval before it. A batch_invariant
-// problem has one tile: of the tuned interval nearest to jit::middle_m(), else the default choice
+// problem has one tile: of the tuned interval that holds jit::middle_m(), else the default choice
 // for that.
 TilePlan plan_tiles(const jit::Problem& problem, const jit::Machine& machine,
                     const TunedTables& tables);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <ctime>
 #include <memory>
 #include <optional>
@@ -294,8 +295,9 @@ class Session {
       unfinished_ += result.complete ? 0 : 1;
       add(p, result);
     } catch (const Error& error) {
-      // A problem that is too large leaves the GPU to the others.
-      if (error.status() != Status::kOutOfMemory) throw;
+      // A problem that is too large, or that no launch takes, leaves the GPU to the others.
+      const Status status = error.status();
+      if (status != Status::kOutOfMemory && status != Status::kInvalidArgument) throw;
       fail(fmt::format("{}: {}", p.name, error.what()));
     }
   }
@@ -324,6 +326,7 @@ class Session {
                        i.interval.m, i.measured, i.rejected.front().reason));
     }
     progress_.advance(p.name);
+    std::fflush(stdout);  // a log that is watched shows each interval
   }
 
   static std::string interval_line(const PlannedProblem& p, const IntervalResult& i) {

@@ -1,6 +1,7 @@
 """kiln tune: its configuration, the dry run, and putting tables together."""
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -207,6 +208,38 @@ class OverTheFakeDriver(CliCase):
                          expect=USAGE)
         self.assertIn("--out", done.err)
         self.assertFalse(self.journal.exists())
+
+
+class OnTheGpu(CliCase):
+
+    def setUp(self):
+        super().setUp()
+        document = self.kiln("doctor", "--json").json
+        if document["can_run"]:
+            return
+        if os.environ.get("KILN_REQUIRE_GPU") == "1":
+            self.fail(f"KILN_REQUIRE_GPU=1, and there is none: {document['device']['message']}")
+        self.skipTest(f"needs a Hopper GPU: {document['device']['message']}")
+
+    def test_every_layout_is_tuned_with_right_results_and_plausible_times(self):
+        shapes = self.shapes(
+            {"name": "dense", "n": 2048, "k": 2048, "m": [1, 512], "sfa": "m"},
+            {"name": "contiguous", "n": 1024, "k": 1024, "m": [300], "groups": 4,
+             "layout": "grouped_contiguous"},
+            {"name": "masked", "n": 1024, "k": 1024, "m": [100], "groups": 6,
+             "layout": "grouped_masked"},
+            {"name": "weights", "n": 1024, "k": 1024, "m": [512], "groups": 4,
+             "layout": "grouped_k", "out": "f32", "accumulate": True})
+        words = ("tune", "--config", CONFIG, "--shapes", shapes, "--cache", self.cache,
+                 "--out", self.dir / "t.json", "--json")
+        results = self.kiln(*words, expect=OK).json["results"]
+        self.assertEqual(5, len(results))
+        for result in results:
+            self.assertGreaterEqual(result["measured"], 10, result)
+            self.assertTrue(1 < result["us"] < 200, result)
+            # The default choice passes its checks, and the model behind it is not far off.
+            self.assertTrue(result["us"] <= result["current_us"] < 3 * result["us"], result)
+        self.assertEqual(results, self.kiln(*words, expect=OK).json["results"])  # by the journal
 
 
 class Merge(CliCase):

@@ -90,7 +90,8 @@ TEST_CASE("a batch_invariant problem has one tile for every M, tuned or not", "[
   CHECK(only(tables_of({entry()})).interval.tile == tile(kLarge));
   CHECK(only(tables_of({entry()})).source == TileSource::kTunedExact);
   TunedEntry below{dense(), {{0, 64, tile(kSmall), 64, 3.25, {}, 0}}};
-  CHECK(only(tables_of({below})).interval.tile == tile(kSmall));
+  // Tuned for few rows only: that says nothing about a tile that has to serve many too.
+  CHECK(only(tables_of({below})) == only({}));
 }
 
 TEST_CASE("batch_invariant decides no kernel: canonical problems and their programs are the same",
