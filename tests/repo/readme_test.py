@@ -7,6 +7,7 @@ Reads from the environment (set by CMakeLists.txt here): KILN_SOURCE_DIR, KILN_B
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,10 @@ NO_DEVICE = 3
 def environment(scratch):
     """The caller's, without Kiln's settings, with the built kiln in PATH and a cache of its own."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("KILN_") or key == "KILN_NVRTC"}
-    env["PATH"] = f"{pathlib.Path(os.environ['KILN_CLI']).parent}:{env['PATH']}"
+    folders = [pathlib.Path(os.environ["KILN_CLI"]).parent]
+    if os.environ.get("KILN_TEST_PLOT_PYTHON"):  # of a virtual environment: its python3 is beside it
+        folders.append(pathlib.Path(os.environ["KILN_TEST_PLOT_PYTHON"]).parent)
+    env["PATH"] = ":".join(map(str, [*folders, env["PATH"]]))
     env["KILN_CACHE_DIR"] = str(scratch / "cache")
     env["VIRTUAL_ENV"] = str(ROOT / ".venv")
     return env
@@ -41,16 +45,22 @@ class ScratchCase(unittest.TestCase):
         directory = tempfile.TemporaryDirectory(prefix="kiln-readme-")
         self.addCleanup(directory.cleanup)
         self.scratch = pathlib.Path(directory.name)
-        (self.scratch / "configs").symlink_to(ROOT / "configs")
+        for folder in ("configs", "tools"):
+            (self.scratch / folder).symlink_to(ROOT / folder)
 
 
 class Commands(ScratchCase):
     def run_block(self, block):
         expected = 0
         for argument in block.arguments:
-            self.assertRegex(argument, r"^(gpu|exit=\d+)$", f"README.md:{block.line}")
+            self.assertRegex(argument, r"^(gpu|matplotlib|exit=\d+)$", f"README.md:{block.line}")
             if argument.startswith("exit="):
                 expected = int(argument[5:])
+        if "matplotlib" in block.arguments:
+            if run(["python3", "-c", "import matplotlib"], self.scratch).returncode != 0:
+                self.skipTest(f"python3 has no matplotlib: {block.title}")
+            # As if kiln bench had been run before.
+            shutil.copy(ROOT / "tests/cli/data/bench.json", self.scratch / "bench.json")
         done = run(["bash", "-euo", "pipefail", "-c", block.text], self.scratch)
         print(done.stdout)
         if "gpu" in block.arguments and done.returncode == NO_DEVICE and os.environ.get("KILN_REQUIRE_GPU") != "1":
