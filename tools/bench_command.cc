@@ -258,11 +258,13 @@ void Session::print_head() const {
 void Session::print_foot() const {
   print(summary_text(rows_));
   if (!timer_) return;
-  if (timer_->recorder)
+  if (timer_->recorder) {
     print(fmt::format("times of the kernels alone, by CUPTI ({})\n", timer_->recorder->path()));
-  else
-    print(fmt::format("times by events, a few us too long for short kernels: {}\n",
-                      timer_->reason));
+    return;
+  }
+  const bool alone = request_.mode != L2Mode::kHot;
+  print(fmt::format("times by events{}: {}\n",
+                    alone ? ", a few us too long for short kernels" : "", timer_->reason));
 }
 
 ExitCode Session::run() {

@@ -21,6 +21,7 @@ namespace {
 
 using CuptiResult = int;
 constexpr CuptiResult kCuptiSuccess = 0;
+constexpr int kKernel = 3;             // CUPTI_ACTIVITY_KIND_KERNEL
 constexpr int kConcurrentKernel = 10;  // CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL
 constexpr std::size_t kRecordAlignment = 8;
 
@@ -91,7 +92,7 @@ void read_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::size_t,
   while (c.functions.next(buffer, valid_bytes, &record) == kCuptiSuccess) {
     KernelRecord kernel;
     std::memcpy(&kernel.kind, record, sizeof(kernel.kind));
-    if (kernel.kind != kConcurrentKernel) continue;  // of another length
+    if (kernel.kind != kConcurrentKernel && kernel.kind != kKernel) continue;
     std::memcpy(&kernel, record, sizeof(kernel));
     c.times.push_back({kernel.begin_ns, kernel.end_ns});
   }
