@@ -121,6 +121,7 @@ CompileAhead::Compile worker_compiler(const TuneOptions& o, jit::Arch arch, std:
       const WorkerReply reply = decode_reply(outcome.reply);
       if (const auto* failure = std::get_if<WorkerFailure>(&reply)) {
         out.error = failure->message;
+        out.status = failure->status;
       } else {
         out.spill_bytes = std::get<runtime::KernelInfo>(reply).spill_bytes;
       }

@@ -37,6 +37,8 @@ void CompileAhead::work(const std::function<Compile()>& make_compiler) {
     CompileOutcome outcome;
     try {
       outcome = compile(spec);
+    } catch (const Error& error) {
+      outcome = {0, error.what(), error.status()};
     } catch (const std::exception& error) {
       outcome.error = error.what();
     }
@@ -108,6 +110,9 @@ TileMeasurement CompilingMeasurer::measure(const jit::Problem& problem, std::int
   const auto start = std::chrono::steady_clock::now();
   const CompileOutcome outcome = compiler_.get(kernel_of(problem, tile));
   waited_s_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  // In the journal it would hide the tile from later runs.
+  if (!outcome.error.empty() && outcome.status != Status::kCompileFailed)
+    throw Error(outcome.status, outcome.error);
   TileMeasurement failed;
   failed.error = outcome.error;
   if (failed.error.empty() && outcome.spill_bytes > max_spill_bytes_) {

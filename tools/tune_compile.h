@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "jit/error.h"
 #include "jit/source.h"
 #include "tools/tune_measure.h"
 
@@ -22,7 +23,8 @@ namespace kiln::tools {
 
 struct CompileOutcome {
   int spill_bytes = 0;
-  std::string error;  // not empty: there is no kernel
+  std::string error;                       // not empty: there is no kernel
+  Status status = Status::kCompileFailed;  // with error; another: not this kernel's fault
 };
 
 class CompileAhead {
@@ -68,7 +70,8 @@ class CompileAhead {
 jit::GemmSpec kernel_of(const jit::Problem& problem, const jit::Tile& tile);
 
 // Waits for the kernel before `next` measures it. One that does not compile, or spills more than
-// `max_spill_bytes`, is an error of the measurement.
+// `max_spill_bytes`, is an error of the measurement; no compiler, or no room on the disk, is
+// thrown.
 class CompilingMeasurer final : public Measurer {
  public:
   CompilingMeasurer(CompileAhead& compiler, int max_spill_bytes, Measurer& next)

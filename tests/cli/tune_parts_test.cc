@@ -176,6 +176,22 @@ TEST_CASE("kernels are compiled once each, several at a time, and the wanted one
   CHECK(gpu.calls == 1);
 }
 
+TEST_CASE("what is not the kernel's fault ends the run and is not in the journal", "[tune]") {
+  const TempDir dir;
+  TuneJournal journal(dir.path() + "/journal", kIdentity);
+  const std::string before = read_text(dir.path() + "/journal");
+  CompileAhead ahead(1, [] {
+    return [](const jit::GemmSpec&) -> CompileOutcome {
+      throw Error(Status::kNoCompiler, "no NVRTC");
+    };
+  });
+  FakeGpu gpu;
+  CompilingMeasurer compiling(ahead, 0, gpu);
+  JournaledMeasurer measurer(journal, compiling);
+  CHECK_THROWS_WITH(measurer.measure(dense(512, 512), 1, jit::Tile{}, 2), "no NVRTC");
+  CHECK(read_text(dir.path() + "/journal") == before);
+}
+
 TEST_CASE("kernels that nobody waits for any more are not compiled", "[tune]") {
   std::atomic<int> compiled = 0;
   {

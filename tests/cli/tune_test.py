@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 
-from harness import CliCase, FAILURE, FAKE_CUDA_DIR, NO_DEVICE, OK, SOURCE_DIR, USAGE
+from harness import CliCase, FAILURE, FAKE_CUDA_DIR, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
 import harness
 
 CONFIG = SOURCE_DIR / "configs/tune/h200.json"
@@ -197,6 +197,11 @@ class OverTheFakeDriver(CliCase):
         self.assertEqual([1], [len(e["intervals"]) for e in self.entries()])
         self.assertNotIn("unfinished", self.tune().out)
         self.assertEqual([2, 1, 1], [len(e["intervals"]) for e in self.entries()])
+
+    def test_without_a_compiler_nothing_is_recorded(self):
+        self.assertIn("KILN_NO_COMPILE", self.tune(KILN_NO_COMPILE="1", expect=MISS).err)
+        self.assertEqual(1, len(self.journal.read_text().splitlines()))
+        self.tune()
 
     def test_another_configuration_does_not_go_on_with_the_journal(self):
         self.tune()
