@@ -151,7 +151,8 @@ class LtProduct {
 };
 
 // Floats that a scale matrix takes. 1x128: one per row and block of K, rows contiguous. 128x128: K
-// contiguous, in strides of a multiple of 4.
+// contiguous, in strides of a multiple of 4. All are 1, so their order does not matter, only that
+// there are enough of them.
 std::int64_t scale_count(LtScaleMode mode, std::int64_t rows, std::int64_t k) {
   const std::int64_t blocks = jit::scale_blocks(k);
   switch (mode) {
@@ -172,7 +173,7 @@ void LtProduct::set_scales(const Workload& w, LtScaling scaling) {
     set(kAScaleMode, static_cast<std::int32_t>(mode_a));
     set(kBScaleMode, static_cast<std::int32_t>(mode_b));
   } else {
-    set(kFastAccum, std::int8_t{1});
+    set(kFastAccum, std::int8_t{1});  // block-wise scaling has its own accumulation instead
   }
   const auto ones = [&](LtScaleMode mode, std::int64_t rows) {
     const auto count = static_cast<std::size_t>(scale_count(mode, rows, w.k));
@@ -236,7 +237,13 @@ class OpenedCublasLt final : public CublasLt {
       : device_(device), path_(std::move(path)), f_(functions), handle_(handle) {}
   OpenedCublasLt(const OpenedCublasLt&) = delete;
   OpenedCublasLt& operator=(const OpenedCublasLt&) = delete;
-  ~OpenedCublasLt() override { f_.destroy(handle_); }
+  ~OpenedCublasLt() override {
+    try {
+      const runtime::ContextScope scope(device_.driver(), device_.context());
+      f_.destroy(handle_);
+    } catch (const Error&) {  // the context is gone, and the handle with it
+    }
+  }
 
   std::string version() const override {
     const std::size_t v = f_.version();

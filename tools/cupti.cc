@@ -199,7 +199,9 @@ KernelStopwatch::KernelStopwatch(const runtime::Device& device, KernelRecorder& 
 std::size_t KernelStopwatch::count_kernels(const Launch& launch) {
   launch(stream_.get());
   stream_.synchronize();
-  return recorder_.take(1).size();
+  const std::vector<KernelTime> times = recorder_.take(1);
+  span_us(times, 0);  // throws where kernels have no times
+  return times.size();
 }
 
 std::size_t KernelStopwatch::add(const Launch& launch) {
