@@ -26,11 +26,11 @@ namespace kiln::runtime {
   X(cuFuncGetAttribute) X(cuFuncSetAttribute) X(cuThreadExchangeStreamCaptureMode)       \
   X(cuStreamIsCapturing) X(cuTensorMapEncodeTiled) X(cuLaunchKernelEx)                   \
   X(cuMemAlloc) X(cuMemFree) X(cuMemcpyHtoD) X(cuMemcpyDtoH) X(cuMemcpyDtoHAsync)        \
-  X(cuMemcpyDtoDAsync) X(cuMemsetD8Async) X(cuStreamCreate) X(cuStreamDestroy) X(cuStreamSynchronize)         \
-  X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) X(cuEventRecordWithFlags)          \
-  X(cuEventSynchronize) X(cuEventElapsedTime) X(cuStreamBeginCapture)                    \
-  X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags) X(cuGraphLaunch)                  \
-  X(cuGraphDestroy) X(cuGraphExecDestroy)
+  X(cuMemcpyDtoDAsync) X(cuMemsetD8Async) X(cuStreamCreate) X(cuStreamDestroy)           \
+  X(cuStreamSynchronize) X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord)             \
+  X(cuEventRecordWithFlags) X(cuEventSynchronize) X(cuEventElapsedTime)                  \
+  X(cuStreamBeginCapture) X(cuStreamEndCapture) X(cuGraphInstantiateWithFlags)           \
+  X(cuGraphLaunch) X(cuGraphDestroy) X(cuGraphExecDestroy)
 
 inline constexpr const char* kDriverLibrary = "libcuda.so.1";
 

@@ -71,15 +71,16 @@ std::vector<jit::Tile> standing_choices(const jit::Problem& problem, std::int64_
 std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& problem,
                                   std::int64_t m, const TuneTarget& target) {
   const std::vector<jit::Tile> standing = standing_choices(problem, m, target);
-  const std::int32_t raster_group = config.axes.raster_group.front();
+  const std::int32_t first = config.axes.raster_group.front();
+  const std::int32_t raster_group =
+      first != 0 ? first : jit::choose_tile(problem, m, target.machine).raster_group;
   std::vector<Candidate> all;
   const auto add = [&](const jit::Tile& tile) {
     all.push_back({tile, jit::estimate_us(problem, tile, m, target.machine)});
   };
   for_each_shape(config.axes, [&](jit::Tile shape) {
     if (!within(config.constraints, shape, problem, m)) return;
-    // The last of the standing choices is the default choice for this M.
-    shape.raster_group = raster_group != 0 ? raster_group : standing.back().raster_group;
+    shape.raster_group = raster_group;
     if (const auto tile = with_first_stages(shape, config.axes, problem)) add(*tile);
   });
   std::sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {
