@@ -1,10 +1,9 @@
 // A stand-in for libcuda.so.1: a shared library with the calls that Kiln makes, no GPU behind it.
 //
 // Device memory is host memory, work is done at once and kernels do nothing but be recorded; nor do
-// memsets of 256 MiB and more, which only flush L2. What
-// the machine offers and which calls fail is set through fake_cuda(), a symbol of the library
-// itself. Cubins are those of FakeCompiler. The bookkeeping of a launch neither allocates nor
-// locks, so that a test can measure the caller.
+// memsets of 256 MiB and more, which only flush L2. What the machine offers and which calls fail is
+// set through fake_cuda(), a symbol of the library itself. Cubins are those of FakeCompiler. The
+// bookkeeping of a launch neither allocates nor locks, so that a test can measure the caller.
 #pragma once
 
 #include <cuda.h>
