@@ -177,7 +177,7 @@ void try_file(Hostile& h, bool vandalise, Tally& tally) {
 
 namespace {
 
-// Sanitizers make the same test ten times slower.
+// Sanitizers make the same test much slower.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr std::uint32_t kCleanFiles = 200, kDamagedFiles = 40;
 #else
