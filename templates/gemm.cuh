@@ -307,7 +307,7 @@ KILN_DEVICE void gemm(const Params& params) {
   const GemmParams& p = gemm_of(params);
   const u32 smem = smem_address(shared);
   const u32 warp = threadIdx.x / 32;
-  Work w = this_work(p);
+  const Work w = this_work(p);
   if (threadIdx.x == 0) {
     prefetch_maps(params);
     init_barriers(smem);
@@ -319,11 +319,7 @@ KILN_DEVICE void gemm(const Params& params) {
     __syncthreads();
   }
   griddepcontrol_wait();
-  if constexpr (kRowGroups) {
-    make_group_table(p, smem);
-    w.num_tiles_m = group_table(smem).first_tile(p.groups);
-    w.num_items = w.num_tiles_m * kTilesN;
-  }
+  if constexpr (kRowGroups) make_group_table(p, smem);
 
   if (warp < 4) {
     setmaxnreg_dec<kProducerRegisters>();

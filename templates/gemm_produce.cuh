@@ -120,12 +120,12 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
     const Loads l = loads_of(params, w, s);
     const u32 slice = kLayout == kGroupedK ? slice_of(p, s.group) : s.group;
     const u32 k_blocks = kColumnScales ? s.k.blocks : kKBlocks;
+    wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+    write_tile(smem + kSmem.site + ring.stage * kSiteBytes,
+               {s.row, s.column, s.row_begin, s.row_end, slice, s.group, k_blocks});
 #pragma unroll 1
     for (u32 k_block = 0; k_block < k_blocks; ++k_block, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      if (k_block == 0)
-        write_tile(smem + kSmem.site + ring.stage * kSiteBytes,
-                   {s.row, s.column, s.row_begin, s.row_end, slice, s.group, k_blocks});
       load_stage(p, w, smem, ring.stage, l, k_block);
     }
   });

@@ -85,8 +85,7 @@ static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
 struct Work {
   u32 cluster, num_clusters;  // this CTA's cluster and how many there are
   u32 cta_m, cta_n, rank;     // position and rank in the cluster
-  u32 num_tiles_m;            // in clusters; of all groups, grouped_k: of one group
-  u32 num_items;
+  u32 num_tiles_m;            // in clusters; grouped_k: of one group
 };
 
 KILN_DEVICE Work this_work(const GemmParams& p) {
@@ -97,7 +96,6 @@ KILN_DEVICE Work this_work(const GemmParams& p) {
   w.cta_m = w.rank % kClusterM;
   w.cta_n = w.rank / kClusterM;
   w.num_tiles_m = (p.m + kBlockM * kClusterM - 1) / (kBlockM * kClusterM);
-  w.num_items = p.num_tiles;
   return w;
 }
 
