@@ -2,18 +2,15 @@
 // D[M,N] (+)= (A * SFA)[M,K] (B * SFB)[N,K]^T, once or for each group.
 //
 // Roles. Warpgroup 0 produces: its warp 0 loads A, B (and scales that lie M-major) by TMA; under
-// 1d2d its warp 1 copies SFB, and its warps 2 and 3 row-major SFA, by cp.async. Warpgroups 1..
-// consume: each owns kWaves x 64 rows and kWgN columns of the tile, warpgroups taking waves of 64
-// rows in turn.
+// 1d2d its warp 1 brings SFB, and its warps 2 and 3 row-major SFA. Warpgroups 1.. consume: each owns
+// kWaves x 64 rows and kWgN columns of the tile, warpgroups taking waves of 64 rows in turn.
 //
 // A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales and
 // up to 3 (1d2d) or kBlockN (1d1d) column scales, for one k-block of 128; and, when the k-block is
 // a tile's first, which tile that is. Consumers know nothing of the schedule: they follow what the
 // stages say, up to a stage that says that there are no more tiles.
-//   full[s]:  1 arrival with the TMA byte count, 1 of each lane that copies a column scale (when
-//   its
-//             copy has landed), 2 of the warps that bring row-major row scales. Consumers wait for
-//             it with the ring's phase.
+//   full[s]:  1 arrival with the TMA byte count, 1 of each lane that writes a column scale, 2 of the
+//             warps that bring row-major row scales. Consumers wait for it with the ring's phase.
 //   empty[s]: one arrival of each consumer warp of every CTA that the stage's data is shared with.
 //             All producers of a stage wait for it with phase ^ 1, so the first round passes.
 // A consumer arrives on empty after its last WGMMA that reads the stage has completed; every scale
@@ -211,22 +208,37 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Work& w, const Consumer
                               ConsumerState& state, float (&total)[kWaves][kWgN / 2],
                               float (&sum)[kWgN / 2], const Tile& t, u32 waves) {
   const Place place = place_of(p, c, t);
-  multiply<true>(p, w, c, state, total, sum, t.column, waves);
-  if constexpr (kLoadC) {
-    if (c.lane == 0) request_c(p, c, place);
-  }
-  const u32 k_blocks = kColumnScales ? t.k_blocks : kKBlocks;
-#pragma unroll kUnrollK
-  for (u32 k_block = 1; k_block < k_blocks; ++k_block) {
+  const auto first = [&] {
+    multiply<true>(p, w, c, state, total, sum, t.column, waves);
+    if constexpr (kLoadC) {
+      if (c.lane == 0) request_c(p, c, place);
+    }
+  };
+  const auto next = [&] {
     wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
     multiply<false>(p, w, c, state, total, sum, t.column, waves);
+  };
+  if constexpr (kWholeRounds) {
+#pragma unroll 1
+    for (u32 round = 0; round < kKBlocks / kStages; ++round) {
+#pragma unroll
+      for (u32 stage = 0; stage < kStages; ++stage) {
+        state.ring.stage = stage;  // it is: this makes it a constant
+        round == 0 && stage == 0 ? first() : next();
+      }
+    }
+  } else {
+    first();
+    const u32 k_blocks = kColumnScales ? t.k_blocks : kKBlocks;
+#pragma unroll kUnrollK
+    for (u32 k_block = 1; k_block < k_blocks; ++k_block) next();
   }
   state.place = place;
   state.pending = true;
 }
 
-// A tile without valid rows for this warpgroup: its stages are only handed back, when the whole warp
-// has seen them. (Elsewhere the WGMMAs hold a warp together.)
+// A tile without valid rows for this warpgroup: its stages are only handed back, when the whole
+// warp has seen them. (Elsewhere the WGMMAs hold a warp together.)
 KILN_DEVICE void pass_tile(const Work& w, const Consumer& c, Ring<kStages>& ring) {
   for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
     wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
@@ -307,7 +319,7 @@ KILN_DEVICE void gemm(const Params& params) {
   const GemmParams& p = gemm_of(params);
   const u32 smem = smem_address(shared);
   const u32 warp = threadIdx.x / 32;
-  Work w = this_work(p);
+  const Work w = this_work(p);
   if (threadIdx.x == 0) {
     prefetch_maps(params);
     init_barriers(smem);
@@ -319,11 +331,7 @@ KILN_DEVICE void gemm(const Params& params) {
     __syncthreads();
   }
   griddepcontrol_wait();
-  if constexpr (kRowGroups) {
-    make_group_table(p, smem);
-    w.num_tiles_m = group_table(smem).first_tile(p.groups);
-    w.num_items = w.num_tiles_m * kTilesN;
-  }
+  if constexpr (kRowGroups) make_group_table(p, smem);
 
   if (warp < 4) {
     setmaxnreg_dec<kProducerRegisters>();

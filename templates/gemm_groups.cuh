@@ -21,7 +21,7 @@ using SharedTable = GroupTable<SharedArray>;
 KILN_DEVICE SharedTable group_table(u32 smem) {
   constexpr u32 kArrayBytes = (kGroupCapacity + 1) * 4;
   const u32 base = smem + kSmem.groups;
-  return {{base}, {base + kArrayBytes}, {base + 2 * kArrayBytes}};
+  return {{base}, {base + kArrayBytes}, {base + 2 * kArrayBytes}, {base + 3 * kArrayBytes}};
 }
 
 // Groups start at multiples of the alignment, so only every alignment-th label is looked at.
@@ -59,26 +59,33 @@ KILN_DEVICE void make_group_table(const GemmParams& p, u32 smem) {
   const SharedTable table = group_table(smem);
   if constexpr (kLabels) find_labelled_rows(p, table);
   if (threadIdx.x < 32) {
-    u32 total = 0;
+    u32 whole = 0, partial = 0;
     for (u32 first = 0; first < p.groups; first += 32) {
       const u32 group = first + threadIdx.x;
       const bool exists = group < p.groups;
       const GroupRows rows = exists ? group_rows(p, table, group) : GroupRows{0, 0};
-      const u32 tiles = tiles_of(rows, kSize);
-      u32 sum = tiles;
+      const TileRows tiles = tiles_of(rows, kSize);
+      const u32 partial_groups = __ballot_sync(0xffffffffu, tiles.partial != 0);
+      u32 sum = tiles.whole;
 #pragma unroll
       for (u32 offset = 1; offset < 32; offset *= 2) {
         const u32 below = __shfl_up_sync(0xffffffffu, sum, offset);
         if (threadIdx.x >= offset) sum += below;
       }
       if (exists) {
-        table.first_tile.set(group, total + sum - tiles);
+        table.first_whole.set(group, whole + sum - tiles.whole);
+        table.first_partial.set(group,
+                                partial + __popc(partial_groups & ((1u << threadIdx.x) - 1)));
         table.start.set(group, rows.start);
         table.end.set(group, rows.end);
       }
-      total += __shfl_sync(0xffffffffu, sum, 31);
+      whole += __shfl_sync(0xffffffffu, sum, 31);
+      partial += __popc(partial_groups);
     }
-    if (threadIdx.x == 0) table.first_tile.set(p.groups, total);
+    if (threadIdx.x == 0) {
+      table.first_whole.set(p.groups, whole);
+      table.first_partial.set(p.groups, partial);
+    }
   }
   __syncthreads();
 }
@@ -95,13 +102,10 @@ KILN_DEVICE const GemmParams& gemm_of(const GemmParams& p) { return p; }
 KILN_DEVICE const GemmParams& gemm_of(const PackedGemmParams& p) { return p.gemm; }
 
 template <class Params>
-KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 smem, u32 item) {
+KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 item) {
   const GemmParams& p = gemm_of(params);
   Site s;
-  if constexpr (kRowGroups) {
-    s = row_group_site(group_table(smem), p.groups,
-                       tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup), kSize);
-  } else if constexpr (kLayout == kGroupedK) {
+  if constexpr (kLayout == kGroupedK) {
     const GroupTile t = k_group_tile(item, w.num_tiles_m, kTilesN, kRasterGroup);
     s = {t.tile.m * kSize.rows, t.tile.n * kSize.columns,   0, p.m, t.group,
          w.num_tiles_m,         k_of_group(params, t.group)};
@@ -109,9 +113,14 @@ KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 smem, u32 item
     const TileCoord t = tile_at(item, w.num_tiles_m, kTilesN, kRasterGroup);
     s = {t.m * kSize.rows, t.n * kSize.columns, 0, p.m, 0, w.num_tiles_m, {0, p.k_blocks}};
   }
-  if constexpr (!kColumnScales) s.k = {0, kKBlocks};
   // Without any K, D is what it was, or one block of zeros makes it zero.
   if (kColumnScales && !kAccumulate && s.k.blocks == 0) s.k = {kNowhere, 1};
+  return s;
+}
+
+// A cluster's tile as this CTA has it.
+KILN_DEVICE Site of_this_cta(Site s, const Work& w) {
+  if constexpr (!kColumnScales) s.k = {0, kKBlocks};
   s.row += w.cta_m * kBlockM;
   s.column += w.cta_n * kBlockN;
   return s;
@@ -135,9 +144,16 @@ KILN_DEVICE bool is_void(const GemmParams& p, const Site& s) {
 // same tiles, so that they agree on stages without talking to each other.
 template <class Params, class Visit>
 KILN_DEVICE void for_each_tile(const Params& p, const Work& w, u32 smem, Visit visit) {
-  for (u32 item = w.cluster; item < w.num_items; item += w.num_clusters) {
-    const Site s = site_of(p, w, smem, item);
-    if (!is_void(gemm_of(p), s)) visit(s);
+  if constexpr (kRowGroups) {
+    const SharedTable table = group_table(smem);
+    RowGroupWalk<SharedArray> walk(table, gemm_of(p).groups, kSize,
+                                   {kTilesN, w.num_clusters, kRasterGroup}, w.cluster);
+    for (Site s; walk.next(s);) visit(of_this_cta(s, w));
+  } else {
+    for (u32 item = w.cluster; item < gemm_of(p).num_tiles; item += w.num_clusters) {
+      const Site s = site_of(p, w, item);
+      if (!is_void(gemm_of(p), s)) visit(of_this_cta(s, w));
+    }
   }
 }
 

@@ -5,10 +5,13 @@
 // rows; inside a band the row index runs fastest. The tiles in flight then cover a near-square part
 // of D, so that the operand rows they share stay in L2.
 //
-// Row groups (grouped_contiguous, grouped_masked): the tile rows of all groups, one after the
-// other, are the rows of that order. A group's tiles start at its first row (or up to row_unit - 1
-// before), so that no tile, and no cluster, computes rows of two groups; a group's last tile may be
-// partly valid. grouped_k: every group has all tiles of its D; groups follow each other.
+// Row groups (grouped_contiguous, grouped_masked). A group's tiles start at its first row (or up to
+// row_unit - 1 before), so that no tile, and no cluster, computes rows of two groups. Its last tile
+// row may be partly valid, and then takes less time: whole and partial tile rows are dealt out to
+// the clusters separately, whole ones from the first cluster on, in bands as above, partial ones
+// from the last, so that all have about as much to do. A partial tile follows when its group's
+// whole tiles are about done, while B is in L2. grouped_k: every group has all tiles of its D;
+// groups follow each other.
 #pragma once
 
 #include "base.cuh"
@@ -58,19 +61,23 @@ KILN_SHARED_CODE u32 first_tile_row(u32 start, TileSize size) {
   return start & ~(size.row_unit - 1);
 }
 
-KILN_SHARED_CODE u32 tiles_of(GroupRows rows, TileSize size) {
-  if (rows.end <= rows.start) return 0;
-  return (rows.end - first_tile_row(rows.start, size) + size.rows - 1) / size.rows;
+struct TileRows {
+  u32 whole, partial;
+};
+KILN_SHARED_CODE TileRows tiles_of(GroupRows rows, TileSize size) {
+  if (rows.end <= rows.start) return {0, 0};
+  const u32 height = rows.end - first_tile_row(rows.start, size);
+  return {height / size.rows, height % size.rows == 0 ? 0u : 1u};
 }
 
-// The group of a tile row: the last one whose first tile is not behind it. first_tile(g) for g in
-// 0..groups never decreases and ends with the number of all tile rows; `tile` is below that.
+// The last group whose `first` is not above the value. first(g) for g in 0..groups never decreases,
+// and the value is in first(0)..first(groups) - 1.
 template <class Array>
-KILN_SHARED_CODE u32 find_group(const Array& first_tile, u32 groups, u32 tile) {
-  u32 low = 0, high = groups;  // first_tile(low) <= tile < first_tile(high)
+KILN_SHARED_CODE u32 find_group(const Array& first, u32 groups, u32 value) {
+  u32 low = 0, high = groups;  // first(low) <= value < first(high)
   while (high - low > 1) {
     const u32 middle = (low + high) / 2;
-    if (first_tile(middle) <= tile) {
+    if (first(middle) <= value) {
       low = middle;
     } else {
       high = middle;
@@ -105,25 +112,70 @@ struct Site {
   KRange k;
 };
 
-// By group: the tile rows before it (with their number behind the last group), and its rows.
+// By group: the whole and the partial tile rows before it (with their numbers behind the last
+// group), and its rows.
 template <class Array>
 struct GroupTable {
-  Array first_tile, start, end;
+  Array first_whole, first_partial, start, end;
 };
 
+struct Grid {
+  u32 num_n;         // tiles of a tile row
+  u32 num_clusters;  // that share the work
+  u32 raster_group;
+};
+
+// A cluster's way through the tiles of row groups.
 template <class Array>
-KILN_SHARED_CODE Site row_group_site(const GroupTable<Array>& table, u32 groups, TileCoord t,
-                                     TileSize size) {
-  const u32 group = find_group(table.first_tile, groups, t.m);
-  const u32 first = table.first_tile(group);
-  return {first_tile_row(table.start(group), size) + (t.m - first) * size.rows,
-          t.n * size.columns,
-          table.start(group),
-          table.end(group),
-          group,
-          table.first_tile(group + 1) - first,
-          {0, 0}};
-}
+struct RowGroupWalk {
+  const GroupTable<Array>& table;
+  u32 groups;
+  TileSize size;
+  Grid grid;
+  u32 whole, partial;  // the cluster's next tile of each kind
+
+  KILN_SHARED_CODE RowGroupWalk(const GroupTable<Array>& table, u32 groups, TileSize size,
+                                Grid grid, u32 cluster)
+      : table(table),
+        groups(groups),
+        size(size),
+        grid(grid),
+        whole(cluster),
+        partial(grid.num_clusters - 1 - cluster) {}
+
+  // The next tile, or false.
+  KILN_SHARED_CODE bool next(Site& site) {
+    const u32 whole_rows = table.first_whole(groups);
+    const bool has_whole = whole < whole_rows * grid.num_n;
+    if (partial < table.first_partial(groups) * grid.num_n) {
+      const u32 group = find_group(table.first_partial, groups, partial / grid.num_n);
+      const u32 rows_before = table.first_whole(group + 1);
+      if (!has_whole || whole >= rows_before * grid.num_n) {
+        site = at(group, rows_before - table.first_whole(group), partial % grid.num_n);
+        partial += grid.num_clusters;
+        return true;
+      }
+    }
+    if (!has_whole) return false;
+    const TileCoord t = tile_at(whole, whole_rows, grid.num_n, grid.raster_group);
+    const u32 group = find_group(table.first_whole, groups, t.m);
+    site = at(group, t.m - table.first_whole(group), t.n);
+    whole += grid.num_clusters;
+    return true;
+  }
+
+  KILN_SHARED_CODE Site at(u32 group, u32 index, u32 column) const {
+    const u32 start = table.start(group);
+    return {first_tile_row(start, size) + index * size.rows,
+            column * size.columns,
+            start,
+            table.end(group),
+            group,
+            table.first_whole(group + 1) - table.first_whole(group) +
+                table.first_partial(group + 1) - table.first_partial(group),
+            {0, 0}};
+  }
+};
 
 // The group of item `item` where each group has num_m x num_n tiles, and the tile in it.
 struct GroupTile {

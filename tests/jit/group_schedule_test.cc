@@ -57,15 +57,23 @@ struct Array {
 };
 GroupTable<Array> table_of(const std::vector<GroupRows>& groups, TileSize size) {
   GroupTable<Array> table;
-  u32 total = 0;
+  TileRows total{0, 0};
   for (const GroupRows& rows : groups) {
-    table.first_tile.values.push_back(total);
+    table.first_whole.values.push_back(total.whole);
+    table.first_partial.values.push_back(total.partial);
     table.start.values.push_back(rows.start);
     table.end.values.push_back(rows.end);
-    total += tiles_of(rows, size);
+    total.whole += tiles_of(rows, size).whole;
+    total.partial += tiles_of(rows, size).partial;
   }
-  table.first_tile.values.push_back(total);
+  table.first_whole.values.push_back(total.whole);
+  table.first_partial.values.push_back(total.partial);
   return table;
+}
+
+u32 all_tiles_of(GroupRows rows, TileSize size) {
+  const TileRows tiles = tiles_of(rows, size);
+  return tiles.whole + tiles.partial;
 }
 
 // How often each wave of each group's tiles is visited in each column of tiles, and how many rows
@@ -81,7 +89,7 @@ class Visits {
     for (const GroupRows& rows : groups) {
       offsets_.push_back(total);
       total +=
-          static_cast<std::size_t>(tiles_of(rows, rows_only(kWave, shape.row_unit))) * columns_;
+          static_cast<std::size_t>(all_tiles_of(rows, rows_only(kWave, shape.row_unit))) * columns_;
     }
     counts_.assign(total, 0);
   }
@@ -118,6 +126,25 @@ class Visits {
   std::vector<std::uint8_t> counts_;
 };
 
+// What one cluster computes.
+struct Share {
+  u32 whole = 0, partial = 0;
+};
+
+// Whole tiles and partial ones are shared out to within one of each, and nobody has more of both.
+bool is_fair(const std::vector<Share>& shares) {
+  const auto by_whole = [](Share a, Share b) { return a.whole < b.whole; };
+  const auto by_partial = [](Share a, Share b) { return a.partial < b.partial; };
+  const auto by_all = [](Share a, Share b) { return a.whole + a.partial < b.whole + b.partial; };
+  const auto spread = [&](auto less, auto count) {
+    const auto [low, high] = std::minmax_element(shares.begin(), shares.end(), less);
+    return count(*high) - count(*low);
+  };
+  return spread(by_whole, [](Share s) { return s.whole; }) <= 1 &&
+         spread(by_partial, [](Share s) { return s.partial; }) <= 1 &&
+         spread(by_all, [](Share s) { return s.whole + s.partial; }) <= 1;
+}
+
 // Runs all clusters one after the other, as the kernel's loops do. Empty when each part of each
 // group was visited once.
 std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const TileShape& shape,
@@ -125,15 +152,16 @@ std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const Ti
   const TileSize size = shape.of_cluster();
   const GroupTable<Array> table = table_of(groups, size);
   const auto num_groups = static_cast<u32>(groups.size());
-  const u32 num_m = table.first_tile(num_groups);
-  const u32 num_n = (n + size.columns - 1) / size.columns, items = num_m * num_n;
+  const u32 num_n = (n + size.columns - 1) / size.columns;
   Visits visits(groups, n, shape);
+  std::vector<Share> shares(num_clusters);
   for (u32 cluster = 0; cluster < num_clusters; ++cluster) {
-    for (u32 item = cluster; item < items; item += num_clusters) {
-      const TileCoord t = tile_at(item, num_m, num_n, shape.raster_group);
-      const Site site = row_group_site(table, num_groups, t, size);
+    RowGroupWalk<Array> walk(table, num_groups, size, {num_n, num_clusters, shape.raster_group},
+                             cluster);
+    for (Site site; walk.next(site);) {
       if (site.row >= site.row_end) return "a cluster without rows";
-      if (site.group_tiles != tiles_of(groups[site.group], size)) return "wrong tile count";
+      if (site.group_tiles != all_tiles_of(groups[site.group], size)) return "wrong tile count";
+      ++(site.row + size.rows <= site.row_end ? shares[cluster].whole : shares[cluster].partial);
       for (u32 cta = 0; cta < shape.cluster_m * shape.cluster_n; ++cta) {
         const u32 row = site.row + cta % shape.cluster_m * shape.block_m;
         const u32 column = site.column + cta / shape.cluster_m * shape.block_n;
@@ -146,6 +174,7 @@ std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const Ti
       }
     }
   }
+  if (!is_fair(shares)) return "not shared out evenly";
   return visits.all_once() ? "" : "not every part exactly once";
 }
 
@@ -245,7 +274,7 @@ TEST_CASE("a group's rows are those that its ends and the alignment say", "[sche
   }
   const auto ragged = rows_by_ends({3, 0, 5}, 1, 0);
   CHECK(ragged[0].end == 3);
-  CHECK(tiles_of(ragged[1], rows_only(64)) == 0);
+  CHECK(all_tiles_of(ragged[1], rows_only(64)) == 0);
   CHECK(ragged[2].start == 3);
   CHECK(ragged[2].end == 8);
 }
@@ -260,9 +289,9 @@ TEST_CASE("a group's first tile starts at its first row or at the unit of rows b
       REQUIRE(start - first < unit);
     }
   }
-  CHECK(tiles_of({63, 128}, rows_only(64, 1)) == 2);
-  CHECK(tiles_of({63, 124}, rows_only(64, 4)) == 1);  // from row 60
-  CHECK(tiles_of({63, 125}, rows_only(64, 4)) == 2);
+  CHECK(all_tiles_of({63, 128}, rows_only(64, 1)) == 2);
+  CHECK(all_tiles_of({63, 124}, rows_only(64, 4)) == 1);  // from row 60
+  CHECK(all_tiles_of({63, 125}, rows_only(64, 4)) == 2);
 }
 
 TEST_CASE("whatever the ends are, rows stay inside D", "[schedule]") {
@@ -275,7 +304,7 @@ TEST_CASE("whatever the ends are, rows stay inside D", "[schedule]") {
     REQUIRE(rows.end <= m);
     REQUIRE(rows.start % alignment == 0);
     // A start behind the end is an empty group, never a wrapped one.
-    REQUIRE((rows.start < rows.end || tiles_of(rows, rows_only(64, 4)) == 0));
+    REQUIRE((rows.start < rows.end || all_tiles_of(rows, rows_only(64, 4)) == 0));
   }
   CHECK(clamp_to(INT_MIN, 5) == 0);
   CHECK(clamp_to(5, 5) == 5);
@@ -287,7 +316,7 @@ TEST_CASE("the group of a tile row is found among empty groups", "[schedule]") {
   for (int round = 0; round < 2000; ++round) {
     const GroupTable<Array> table =
         table_of(rows_by_ends(random_sizes(random, random_groups(random)), 1, 0), rows_only(64));
-    const auto& first = table.first_tile.values;
+    const auto& first = table.first_whole.values;
     const auto at = [&](u32 i) { return first[i]; };
     for (u32 tile = 0; tile < first.back(); tile += 1 + random() % 7) {
       const u32 group = find_group(at, static_cast<u32>(first.size() - 1), tile);
