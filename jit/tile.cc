@@ -146,7 +146,7 @@ void add_family(std::vector<Tile>& tiles, const Shape& s, const Problem& p) {
       Tile t{s.block_m, width,     s.warpgroups_m, s.warpgroups_n,
              2,         cluster_m, cluster_n,      raster_group(p)};
       t.stages = most_stages(t, p);
-      // Three warpgroups have 160 registers to a thread: this kind spills 12 bytes.
+      // Three warpgroups have 160 registers to a thread: with labels one of this kind spills.
       const bool spills = has_row_groups(p) && t.warpgroups_m == 3 && t.cluster_m > 1;
       if (is_legal(t, p) && !spills) tiles.push_back(t);
     }

@@ -2,14 +2,15 @@
 // D[M,N] (+)= (A * SFA)[M,K] (B * SFB)[N,K]^T, once or for each group.
 //
 // Roles. Warpgroup 0 produces: its warp 0 loads A, B (and scales that lie M-major) by TMA; under
-// 1d2d its warp 1 brings SFB, and its warps 2 and 3 row-major SFA. Warpgroups 1.. consume: each owns
-// kWaves x 64 rows and kWgN columns of the tile, warpgroups taking waves of 64 rows in turn.
+// 1d2d its warp 1 brings SFB, and its warps 2 and 3 row-major SFA. Warpgroups 1.. consume: each
+// owns kWaves x 64 rows and kWgN columns of the tile, warpgroups taking waves of 64 rows in turn.
 //
 // A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales and
 // up to 3 (1d2d) or kBlockN (1d1d) column scales, for one k-block of 128; and, when the k-block is
 // a tile's first, which tile that is. Consumers know nothing of the schedule: they follow what the
 // stages say, up to a stage that says that there are no more tiles.
-//   full[s]:  1 arrival with the TMA byte count, 1 of each lane that writes a column scale, 2 of the
+//   full[s]:  1 arrival with the TMA byte count, 1 of each lane that writes a column scale, 2 of
+//   the
 //             warps that bring row-major row scales. Consumers wait for it with the ring's phase.
 //   empty[s]: one arrival of each consumer warp of every CTA that the stage's data is shared with.
 //             All producers of a stage wait for it with phase ^ 1, so the first round passes.
@@ -136,22 +137,21 @@ struct ConsumerState {
 };
 
 // The stage is read: lets the producers of every CTA that shares it refill it.
-KILN_DEVICE void release(const Work& w, const Consumer& c, u32 stage) {
+KILN_DEVICE void release(const Consumer& c, u32 stage) {
   const u32 empty = c.smem + kSmem.empty + stage * 8;
   if constexpr (kClusterSize == 1) {
     if (c.lane == 0) mbarrier_arrive(empty);
-  } else if (c.lane < kClusterSize) {
-    const bool shares = c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n;
-    if (shares) mbarrier_arrive_cluster(empty, c.lane);
+  } else {
+    if (c.releases) mbarrier_arrive_cluster(empty, c.lane);
   }
 }
 
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
 // then promote. `waves` of them have valid rows, at least one. On entry the stage is full.
 template <bool kFirst>
-KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
-                          ConsumerState& state, float (&total)[kWaves][kWgN / 2],
-                          float (&sum)[kWgN / 2], u32 tile_column, u32 waves) {
+KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState& state,
+                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], u32 tile_column,
+                          u32 waves) {
   const u32 stage = state.ring.stage;
   float columns[kColumnValues];
   if constexpr (!kColumnScales) load_column_scales(columns, c, stage, tile_column);
@@ -178,7 +178,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Work& w, const Consumer& c,
     if constexpr (kEarlyProducts) make_products(products, row_scales, columns);
     wgmma_wait_group<0>();
     keep(sum);
-    if (kRowGroups && !kFirst ? wave + 1 == waves : wave + 1 == kWaves) release(w, c, stage);
+    if (kRowGroups && !kFirst ? wave + 1 == waves : wave + 1 == kWaves) release(c, stage);
     if constexpr (kEarlyProducts) {
       promote<kFirst>(total[wave], sum, products);
     } else {
@@ -204,23 +204,23 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
 }
 
 // One tile. Its first stage is full.
-KILN_DEVICE void compute_tile(const GemmParams& p, const Work& w, const Consumer& c,
-                              ConsumerState& state, float (&total)[kWaves][kWgN / 2],
-                              float (&sum)[kWgN / 2], const Tile& t, u32 waves) {
+KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerState& state,
+                              float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2],
+                              const Tile& t, u32 waves) {
   const Place place = place_of(p, c, t);
   const auto first = [&] {
-    multiply<true>(p, w, c, state, total, sum, t.column, waves);
+    multiply<true>(p, c, state, total, sum, t.column, waves);
     if constexpr (kLoadC) {
       if (c.lane == 0) request_c(p, c, place);
     }
   };
   const auto next = [&] {
     wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
-    multiply<false>(p, w, c, state, total, sum, t.column, waves);
+    multiply<false>(p, c, state, total, sum, t.column, waves);
   };
   if constexpr (kWholeRounds) {
 #pragma unroll 1
-    for (u32 round = 0; round < kKBlocks / kStages; ++round) {
+    for (u32 round = 0; round < kRounds; ++round) {
 #pragma unroll
       for (u32 stage = 0; stage < kStages; ++stage) {
         state.ring.stage = stage;  // it is: this makes it a constant
@@ -239,15 +239,15 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Work& w, const Consumer
 
 // A tile without valid rows for this warpgroup: its stages are only handed back, when the whole
 // warp has seen them. (Elsewhere the WGMMAs hold a warp together.)
-KILN_DEVICE void pass_tile(const Work& w, const Consumer& c, Ring<kStages>& ring) {
+KILN_DEVICE void pass_tile(const Consumer& c, Ring<kStages>& ring) {
   for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
     wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
     __syncwarp();
-    release(w, c, ring.stage);
+    release(c, ring.stage);
   }
 }
 
-KILN_DEVICE Consumer this_consumer(u32 smem) {
+KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
   Consumer c;
   const u32 consumer = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);
   c.smem = smem;
@@ -255,13 +255,15 @@ KILN_DEVICE Consumer this_consumer(u32 smem) {
   c.lane = threadIdx.x % 32;
   c.row = consumer % kWarpgroupsM * kWaveRows;
   c.column = consumer / kWarpgroupsM * kWgN;
+  c.releases =
+      c.lane < kClusterSize && (c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n);
   c.slots = smem + kSmem.d + c.warp * kSlots * kSlotBytes;
   c.c_full = smem + kSmem.c_full + c.warp * kSlots * 8;
   return c;
 }
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
-  const Consumer c = this_consumer(smem);
+  const Consumer c = this_consumer(w, smem);
   float total[kWaves][kWgN / 2], sum[kWgN / 2];
   ConsumerState state;
   while (true) {
@@ -272,9 +274,9 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
     const u32 rows = kRowGroups ? valid_rows(t.row, t.row_end) : kBlockM;
     const u32 waves = rows <= c.row ? 0 : (rows - c.row + kWaveStride - 1) / kWaveStride;
     if (kRowGroups && waves == 0) {
-      pass_tile(w, c, state.ring);
+      pass_tile(c, state.ring);
     } else {
-      compute_tile(p, w, c, state, total, sum, t, waves);
+      compute_tile(p, c, state, total, sum, t, waves);
     }
   }
   if (state.pending) {

@@ -80,7 +80,7 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
   const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRowsB * kBlockK;
   const u32 k = (l.k + k_block) * kBlockK;
   mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK);
-#pragma unroll
+#pragma unroll 1  // else the coordinates of all boxes stay in registers, which spills some kernels
   for (u32 box = 0; box < kRowsA / kBoxRowsA; ++box) {
     const u32 row = w.cta_n * kRowsA + box * kBoxRowsA;
     if (kRowGroups && row >= l.rows) break;

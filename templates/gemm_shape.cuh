@@ -76,6 +76,7 @@ static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
 // round alone (K = 512) loses 3 %. (Accumulating into loaded C, 192x128 would spill.)
 constexpr bool kWholeRounds =
     !kColumnScales && !kLoadC && kStages == 4 && kKBlocks % kStages == 0 && kKBlocks > kStages;
+constexpr u32 kRounds = kWholeRounds ? kKBlocks / kStages : 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
@@ -111,6 +112,7 @@ struct Consumer {
   u32 warp;  // among all consumer warps
   u32 lane;
   u32 row, column;  // of this warpgroup's first wave inside the tile
+  bool releases;    // this lane hands stages back to the CTA of its number in the cluster
   u32 slots;        // shared address of this warp's staging slots
   u32 c_full;       // shared address of this warp's c_full barriers
 };
