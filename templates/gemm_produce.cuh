@@ -70,6 +70,12 @@ KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
   return l;
 }
 
+// The value, hidden from the compiler: what is computed from it cannot move out of a loop.
+KILN_DEVICE u32 recomputed(u32 value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
                             u32 k_block) {
   constexpr u32 kFixedBytes = kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kSmem.sfa_stage_bytes) +
@@ -79,17 +85,19 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
   const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes;
   const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRowsB * kBlockK;
   const u32 k = (l.k + k_block) * kBlockK;
+  // Or the rows of all boxes would be kept in registers, which some kernels do not have.
+  const u32 first_row = recomputed(l.row);
   mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK);
-#pragma unroll 1  // else the coordinates of all boxes stay in registers, which spills some kernels
+#pragma unroll
   for (u32 box = 0; box < kRowsA / kBoxRowsA; ++box) {
     const u32 row = w.cta_n * kRowsA + box * kBoxRowsA;
     if (kRowGroups && row >= l.rows) break;
     if constexpr (kClusterN > 1) {  // ranks cta_m, cta_m + kClusterM, ...
       constexpr u32 kRow = ((1u << kClusterSize) - 1) / ((1u << kClusterM) - 1);
-      load_multicast<kSlicedA>(a + row * kBlockK, *l.a, k, l.row + row, l.slice_a, full,
+      load_multicast<kSlicedA>(a + row * kBlockK, *l.a, k, first_row + row, l.slice_a, full,
                                kRow << w.cta_m);
     } else {
-      load<kSlicedA>(a + row * kBlockK, *l.a, k, l.row + row, l.slice_a, full);
+      load<kSlicedA>(a + row * kBlockK, *l.a, k, first_row + row, l.slice_a, full);
     }
   }
   if constexpr (kClusterM > 1) {  // ranks cta_n * kClusterM + 0, 1, ...

@@ -80,8 +80,10 @@ constexpr u32 kRounds = kWholeRounds ? kKBlocks / kStages : 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
-constexpr u32 kUnrollK =
-    !kColumnScales && kConsumers <= 3 && kWaves == 1 && kWgN == 128 && kScaleChunks == 1 ? 4 : 1;
+constexpr u32 kUnrollK = !kColumnScales && kConsumers <= (kLoadC ? 2 : 3) && kWaves == 1 &&
+                                 kWgN == 128 && kScaleChunks == 1
+                             ? 4
+                             : 1;
 
 constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / kOutBytes;
 constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
