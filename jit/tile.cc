@@ -118,9 +118,9 @@ struct Shape {
 // Widths from measurement: two warpgroups side by side pay from 48 columns each, one is slow
 // beyond 128; 24, 144 and 176 columns lose to a neighbour nearly everywhere for their many column
 // scales.
-constexpr std::array kShapes{Shape{64, 1, 1, 16, 128}, Shape{64, 1, 2, 96, 256},
-                             Shape{128, 2, 1, 32, 192}, Shape{192, 3, 1, 64, 128},
-                             Shape{256, 2, 1, 64, 128}};
+constexpr std::array kShapes{Shape{64, 1, 1, 16, 128},  Shape{64, 1, 2, 96, 256},
+                             Shape{128, 2, 1, 32, 192}, Shape{128, 1, 2, 224, 256},
+                             Shape{192, 3, 1, 64, 128}, Shape{256, 2, 1, 64, 128}};
 // 1d1d loads a scale for each column, which two or more waves of a warpgroup share: fewer columns
 // of more rows then take less of shared memory's bandwidth, which is what limits it.
 constexpr std::array kShapes1d1d{Shape{64, 1, 2, 64, 256},   Shape{128, 2, 1, 32, 160},
