@@ -166,7 +166,7 @@ bool same_form(jit::GroupForm a, jit::GroupForm b, jit::Layout layout) {
 
 bool same_class(const jit::Problem& a, const jit::Problem& b) {
   return a.layout == b.layout && a.scaling == b.scaling && a.a == b.a && a.b == b.b &&
-         a.out == b.out && a.sfa_major == b.sfa_major && a.accumulate == b.accumulate &&
+         a.out == b.out && a.accumulate == b.accumulate &&
          same_form(a.group_form, b.group_form, a.layout);
 }
 
@@ -175,10 +175,18 @@ double factor(std::int64_t a, std::int64_t b) {
   return static_cast<double>(std::max(a, b)) / static_cast<double>(std::min(a, b));
 }
 
-bool all_usable(const TunedEntry& entry, const jit::Problem& problem, std::int32_t num_sms) {
-  return std::all_of(entry.intervals.begin(), entry.intervals.end(), [&](const TunedInterval& i) {
-    return i.tile.cluster_m * i.tile.cluster_n <= num_sms && jit::is_legal(i.tile, problem);
-  });
+// The entry's intervals as this problem can have them, or nullopt: with fewer stages where its
+// kernels need more shared memory for other things (row-major scales, a larger group table).
+std::optional<std::vector<TunedInterval>> fitted(const TunedEntry& entry,
+                                                 const jit::Problem& problem,
+                                                 std::int32_t num_sms) {
+  std::vector<TunedInterval> intervals = entry.intervals;
+  for (TunedInterval& i : intervals) {
+    while (i.tile.stages > 2 && !jit::is_legal(i.tile, problem)) --i.tile.stages;
+    if (i.tile.cluster_m * i.tile.cluster_n > num_sms || !jit::is_legal(i.tile, problem))
+      return std::nullopt;
+  }
+  return intervals;
 }
 
 // Distance of a problem of the same class, on the scale of logarithms; nullopt when too far.
@@ -187,7 +195,8 @@ std::optional<double> distance(const jit::Problem& a, const jit::Problem& b) {
   if (n > kNearestN || k > kNearestK || groups > kNearestGroups) return std::nullopt;
   // In units of what is allowed.
   return std::log(n) / std::log(kNearestN) + std::log(k) / std::log(kNearestK) +
-         std::log(groups) / std::log(kNearestGroups) + (a.group_form == b.group_form ? 0 : 0.5);
+         std::log(groups) / std::log(kNearestGroups) + (a.group_form == b.group_form ? 0 : 0.5) +
+         (a.sfa_major == b.sfa_major ? 0 : 0.5);
 }
 
 // The end of a long path: the text goes into fields of limited size.
@@ -311,18 +320,21 @@ TunedLookup TunedTable::find(const jit::Problem& problem, const jit::Machine& ma
     return none(fmt::format("{} is for {} SMs", source_, file_.num_sms));
   if (!is_valid(problem)) return none("the problem is not valid");
   const jit::Problem wanted = tuned_problem(problem);
-  const TunedEntry* nearest = nullptr;
+  std::optional<TunedLookup> nearest;
   double nearest_distance = 0;
   for (const TunedEntry& entry : file_.entries) {
     if (!same_class(entry.problem, wanted)) continue;
     const std::optional<double> far = distance(entry.problem, wanted);
-    if (!far || (nearest != nullptr && *far >= nearest_distance)) continue;
-    if (!all_usable(entry, problem, machine.num_sms)) continue;
-    if (entry.problem == wanted) return describe_match(entry, TunedMatch::kExact);
-    nearest = &entry;
+    if (!far || (nearest && *far >= nearest_distance)) continue;
+    auto intervals = fitted(entry, problem, machine.num_sms);
+    if (!intervals) continue;
+    const bool exact = entry.problem == wanted;
+    nearest = describe_match(entry, exact ? TunedMatch::kExact : TunedMatch::kNearest);
+    nearest->intervals = std::move(*intervals);
     nearest_distance = *far;
+    if (exact) break;
   }
-  if (nearest != nullptr) return describe_match(*nearest, TunedMatch::kNearest);
+  if (nearest) return *nearest;
   return none(fmt::format("no tuned entry near it in {}", shortened(source_)));
 }
 

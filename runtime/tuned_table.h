@@ -70,9 +70,9 @@ enum class TunedMatch : std::uint8_t { kNone, kNearest, kExact };
 // kExact: an entry of this very problem (alignment and batch_invariant do not count; labels and
 //   ends are different problems).
 // kNearest: the nearest entry of the same layout, types and scaling (and group form, but for labels
-//   and ends of grouped_contiguous, which are near each other) whose N is within a factor of
-//   kNearestN, K of kNearestK and the number of groups of kNearestGroups, and whose tiles are all
-//   legal for this problem.
+//   and ends of grouped_contiguous, which are near each other, as are both majors of SFA) whose N
+//   is within a factor of kNearestN, K of kNearestK and the number of groups of kNearestGroups, and
+//   whose tiles are all legal for this problem, if need be with fewer stages.
 struct TunedLookup {
   TunedMatch match = TunedMatch::kNone;
   std::vector<TunedInterval> intervals;  // empty for kNone

@@ -213,8 +213,7 @@ std::string method_of(const TuneConfig& config) {
   return fmt::format(
       "kiln tune, configuration {}: kernel time by events in a graph, {} MB written before each "
       "launch, median of {} rounds of {} in turn; grouped rows: mean of {} draws in 0.7 to 1.3 "
-      "times "
-      "the mean",
+      "times the mean, which is what is expected of masked groups or, in turn, 5/6 of it",
       config.digest.substr(0, 12), m.flush_mb, m.final_rounds, m.final_repeats, m.draws);
 }
 

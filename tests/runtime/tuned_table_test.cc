@@ -54,7 +54,6 @@ TEST_CASE("nothing is found for another kind of problem, another GPU or no probl
   CHECK(none(p));
   p = dense();
   p.sfa_major = jit::ScaleMajor::kM;
-  CHECK(none(p));
   p.scaling = jit::Scaling::k1d1d;
   CHECK(none(p));
   CHECK(none(contiguous(1)));
@@ -62,7 +61,7 @@ TEST_CASE("nothing is found for another kind of problem, another GPU or no probl
   CHECK(none(dense(-4096, 7168)));
 }
 
-TEST_CASE("a nearest entry with a tile that this problem cannot have is passed over", "[tuned]") {
+TEST_CASE("a nearest entry's tile has fewer stages where this problem has less room", "[tuned]") {
   // It just fits beside the table of up to 256 groups; that of up to 1024 is larger.
   TunedEntry tight = entry(contiguous(256));
   const jit::Problem more = contiguous(512);
@@ -76,8 +75,22 @@ TEST_CASE("a nearest entry with a tile that this problem cannot have is passed o
   tight.intervals[0].tile = *largest;
   const TunedTable table = table_of({tight});
   CHECK(table.find(contiguous(256), kMachine).match == TunedMatch::kExact);
-  CHECK(table.find(contiguous(250), kMachine).match == TunedMatch::kNearest);
-  CHECK(table.find(more, kMachine).match == TunedMatch::kNone);
+  CHECK(table.find(contiguous(250), kMachine).intervals[0].tile == *largest);
+  const auto found = table.find(more, kMachine);
+  CHECK(found.match == TunedMatch::kNearest);
+  jit::Tile expected = *largest;
+  --expected.stages;
+  CHECK(found.intervals[0].tile == expected);
+}
+
+TEST_CASE("an entry for the other major of row scales is near", "[tuned]") {
+  jit::Problem row = dense();
+  row.sfa_major = jit::ScaleMajor::kRow;
+  jit::Problem m = dense();
+  m.sfa_major = jit::ScaleMajor::kM;
+  CHECK(table_of({entry(m)}).find(row, kMachine).match == TunedMatch::kNearest);
+  CHECK(table_of({entry(m), entry(row)}).find(row, kMachine).match == TunedMatch::kExact);
+  CHECK(table_of({entry(m)}).find(m, kMachine).match == TunedMatch::kExact);
 }
 
 TEST_CASE("of several tables the first exact match wins, then the first nearest", "[tuned]") {
