@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -216,20 +217,22 @@ std::vector<Stretch> best_stretches(const Problem& problem, const Machine& machi
 }
 
 // What a stretch takes when `dropped` goes: the best of the other tiles, and how many times longer
-// that takes by the model; infinity when it can do with no other.
+// that takes by the model; infinity when it can do with no other. The model knows nothing of raster
+// groups: of tiles that differ in theirs alone, the nearest.
 double replace(Stretch& stretch, const Tile& dropped, const std::set<Tile>& tiles,
                const Problem& problem, const Machine& machine) {
   const Extents e = extents_of(problem, stretch.decisive_m);
-  const double us = estimate_us(problem, dropped, stretch.decisive_m, machine);
-  double least = std::numeric_limits<double>::infinity();
+  const auto worth = [&](const Tile& tile) {
+    return std::pair(estimate_us(problem, tile, stretch.decisive_m, machine),
+                     std::abs(tile.raster_group - dropped.raster_group));
+  };
+  auto best = std::pair(std::numeric_limits<double>::infinity(), 0);
   for (const Tile& other : tiles) {
-    if (other == dropped || !may_choose(other, e)) continue;
-    const double other_us = estimate_us(problem, other, stretch.decisive_m, machine);
-    if (other_us >= least) continue;
-    least = other_us;
+    if (other == dropped || !may_choose(other, e) || worth(other) >= best) continue;
+    best = worth(other);
     stretch.tile = other;
   }
-  return least / us;
+  return best.first / worth(dropped).first;
 }
 
 // One tile fewer: the one that is missed least, at the stretch that misses it most, goes; its

@@ -237,7 +237,9 @@ void print_text(const Explanation& e) {
                     human_bytes(static_cast<std::uint64_t>(e.chosen.dynamic_smem_bytes))));
   print(fmt::format("work      {} tiles of {}x{} = {:.2f} per SM\n", e.output_tiles, tile.block_m,
                     tile.block_n, e.waves));
-  print(fmt::format("tuned     {}: {}\n", name(e.tuned.match), e.tuned.why));
+  const bool found =
+      e.tuned.match != runtime::TunedMatch::kNone;  // then `why` begins with how well
+  print(fmt::format("tuned     {}{}\n", found ? "" : "none: ", e.tuned.why));
   if (const runtime::TunedInterval* measured = measurement(e)) {
     print(fmt::format("measured  {:.2f} us at M {}", measured->us, measured->measured_m));
     if (measured->runner_up)

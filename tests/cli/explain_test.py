@@ -29,7 +29,7 @@ class Explain(CliCase):
             self.assertEqual((0, LARGEST_M), (intervals[0]["m_min"], intervals[-1]["m_max"]))
             for left, right in zip(intervals, intervals[1:]):
                 self.assertEqual(left["m_max"] + 1, right["m_min"])
-                self.assertNotEqual(left["tile"], right["tile"])
+                self.assertNotEqual((left["tile"], left["source"]), (right["tile"], right["source"]))
             serving, = [i for i in intervals if i["m_min"] <= m <= i["m_max"]]
             self.assertEqual((serving["m_min"], serving["m_max"], serving["tile"]),
                              (document["m_min"], document["m_max"], document["tile"]))
@@ -164,7 +164,7 @@ class Explain(CliCase):
                 }, document["tuned"])
             self.assertEqual([match] + ["default"] * (len(document["intervals"]) - 1),
                              [i["source"] for i in document["intervals"]])
-            self.assertIn(f"tuned     {match}: ", text)
+            self.assertIn(f"tuned     {match}", text)
             self.assertIn("measured  12.50 us at M 256; next 128x128/2x1/s4/c1x1/r8, 13.50 us",
                           text)
             outside = self.explain(4096, "--json", **self.OWN, env=env).json
