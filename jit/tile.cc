@@ -13,14 +13,14 @@
 namespace kiln::jit {
 namespace {
 
-std::int32_t consumers(const Tile& t) { return t.warpgroups_m * t.warpgroups_n; }
+std::int32_t consumers(const Tile& t) { return t.warpgroups_m * t.warpgroups_n * t.warpgroups_k; }
 
 }  // namespace
 
 device::SmemLayout layout_of(const Tile& t, const Problem& p) {
   return device::smem_layout(
       {static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
-       static_cast<std::uint32_t>(t.warpgroups_m), static_cast<std::uint32_t>(t.warpgroups_n),
+       static_cast<std::uint32_t>(t.warpgroups_m), static_cast<std::uint32_t>(t.warpgroups_n), static_cast<std::uint32_t>(t.warpgroups_k),
        static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(t.cluster_n),
        static_cast<std::uint32_t>(element_bytes(p.out)), p.sfa_major == ScaleMajor::kRow,
        p.scaling == Scaling::k1d1d,
@@ -47,7 +47,10 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
   if (!in(t.warpgroups_m, 1, 4) || !in(t.warpgroups_n, 1, 4) || consumers(t) > 4)
     return fmt::format("warpgroups_m x warpgroups_n must be 1 to 4 in all, got {}x{}",
                        t.warpgroups_m, t.warpgroups_n);
-  if (!in(t.block_m, 64, 256) || t.block_m % (64 * t.warpgroups_m) != 0)
+  if (!in(t.warpgroups_k,1,4) || (t.warpgroups_k > 1 && (t.warpgroups_m > 1 || t.block_m > 64 || p.scaling == Scaling::k1d1d || t.warpgroups_k > t.stages || t.warpgroups_k > scale_blocks(p.k))))
+    return fmt::format("bad warpgroups_k {}", t.warpgroups_k);
+  const bool low = t.warpgroups_m == 1 && (t.block_m == 8 || t.block_m == 16 || t.block_m == 32);
+  if (!low && (!in(t.block_m, 64, 256) || t.block_m % (64 * t.warpgroups_m) != 0))
     return fmt::format("block_m must be a multiple of 64 * warpgroups_m = {} in 64..256, got {}",
                        64 * t.warpgroups_m, t.block_m);
   if (!in(t.block_n, 8, 256) || t.block_n % (8 * t.warpgroups_n) != 0)
@@ -166,8 +169,8 @@ std::vector<Tile> legal_tiles(const Problem& problem) {
 }
 
 std::string describe(const Tile& t) {
-  return fmt::format("{}x{}/{}x{}/s{}/c{}x{}/r{}", t.block_m, t.block_n, t.warpgroups_m,
-                     t.warpgroups_n, t.stages, t.cluster_m, t.cluster_n, t.raster_group);
+  return fmt::format("{}x{}/{}x{}{}/s{}/c{}x{}/r{}", t.block_m, t.block_n, t.warpgroups_m,
+                     t.warpgroups_n, t.warpgroups_k > 1 ? fmt::format("x{}", t.warpgroups_k) : "", t.stages, t.cluster_m, t.cluster_n, t.raster_group);
 }
 
 Tile parse_tile(std::string_view text, std::string_view field) {
@@ -197,6 +200,7 @@ Tile parse_tile(std::string_view text, std::string_view field) {
   t.block_n = number();
   t.warpgroups_m = std::max(1, t.block_m == 256 ? 2 : t.block_m / 64);
   if (!rest.empty()) expect("/"), t.warpgroups_m = number(), expect("x"), t.warpgroups_n = number();
+  if (rest.starts_with("x")) expect("x"), t.warpgroups_k = number();
   if (!rest.empty()) expect("/s"), t.stages = number();
   if (!rest.empty()) expect("/c"), t.cluster_m = number(), expect("x"), t.cluster_n = number();
   if (!rest.empty()) expect("/r"), t.raster_group = number();

@@ -4,6 +4,7 @@
 // from templates/smem_layout.cuh, the definition that the kernel itself compiles with.
 #pragma once
 
+#include <algorithm>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -28,6 +29,7 @@ struct Tile {
   std::int32_t cluster_m = 1;     // CTAs of a cluster along M: they share B tiles by multicast
   std::int32_t cluster_n = 1;     // CTAs of a cluster along N: they share A tiles by multicast
   std::int32_t raster_group = 8;  // M tiles (in clusters) per band of the L2-friendly order
+  std::int32_t warpgroups_k = 1;  // parts of K, each with warpgroups of its own
 
   auto operator<=>(const Tile&) const = default;
 };
@@ -35,7 +37,7 @@ struct Tile {
 // Of one consumer warpgroup: its columns, and its waves of 64 rows.
 inline std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
 inline std::int32_t waves(const Tile& t) {
-  return t.block_m / t.warpgroups_m / static_cast<std::int32_t>(device::kWaveRows);
+  return std::max(1, t.block_m / t.warpgroups_m / static_cast<std::int32_t>(device::kWaveRows));
 }
 
 // GPU facts that the choice depends on. They are inputs, so a machine without a GPU can plan.

@@ -38,7 +38,7 @@ void fill_output(const GemmCall& call, std::int32_t first, device::GemmParams* p
                               : p.layout == Layout::kGroupedK    ? params->num_slices
                                                                  : 0;
   encode_output(call.driver, {d, o.m, p.n, o.ldd, slices, call.sizes.d_group_stride}, bytes,
-                call.boxes.d_chunk_bytes, &params->d);
+                call.boxes.d_chunk_bytes, call.boxes.d_rows, &params->d);
   if (!jit::has_row_groups(p)) return;
   params->d_rows = d;
   params->ldd = o.ldd;
@@ -98,7 +98,7 @@ MapBoxes map_boxes(const jit::Problem& problem, const jit::Tile& tile) {
   return {device::a_box_rows(block_m, static_cast<std::uint32_t>(tile.cluster_n),
                              jit::has_row_groups(problem)),
           block_n / static_cast<std::uint32_t>(tile.cluster_m), block_m, block_n,
-          device::d_chunk_bytes(row_bytes)};
+          device::d_chunk_bytes(row_bytes), device::d_box_rows(block_m)};
 }
 
 void fill_params(const GemmCall& call, device::GemmParams* params) {

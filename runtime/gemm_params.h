@@ -20,7 +20,7 @@ namespace kiln::runtime {
 struct MapBoxes {
   std::uint32_t a_rows = 0, b_rows = 0;
   std::uint32_t sfa_cols = 0, sfb_cols = 0;
-  std::uint32_t d_chunk_bytes = 0;
+  std::uint32_t d_chunk_bytes = 0, d_rows = 0;
 };
 MapBoxes map_boxes(const jit::Problem& problem, const jit::Tile& tile);
 

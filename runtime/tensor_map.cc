@@ -72,11 +72,11 @@ void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
 }
 
 void encode_output(const Driver& driver, const MatrixView& view, std::int64_t element_bytes,
-                   std::uint32_t chunk_bytes, device::TensorMap* map) {
+                   std::uint32_t chunk_bytes, std::uint32_t box_rows, device::TensorMap* map) {
   const auto bytes = static_cast<std::uint32_t>(element_bytes);
   encode(driver, "d", view,
          Format{bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-                bytes, chunk_bytes / bytes, device::kStoreRows, swizzle_of(chunk_bytes),
+                bytes, chunk_bytes / bytes, box_rows, swizzle_of(chunk_bytes),
                 CU_TENSOR_MAP_L2_PROMOTION_NONE},
          map);
 }

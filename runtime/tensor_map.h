@@ -36,7 +36,7 @@ void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
 // width of the box; chunk_bytes as d_chunk_bytes() of templates/smem_layout.cuh gives it. Nothing
 // is stored outside the matrix.
 void encode_output(const Driver& driver, const MatrixView& view, std::int64_t element_bytes,
-                   std::uint32_t chunk_bytes, device::TensorMap* map);
+                   std::uint32_t chunk_bytes, std::uint32_t box_rows, device::TensorMap* map);
 
 // M-major scales `name` ("sfa" or "sfb") as the matrix [k blocks, m or n]: boxes of one k-block by
 // box_cols values, no swizzle.

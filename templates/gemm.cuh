@@ -50,8 +50,9 @@
 // ---- one k-block in the tensor cores, and its promotion ----
 
 // Matrix descriptor of a 128B-swizzled, K-major tile: 8 rows x 128 bytes per swizzle atom.
+template <u32 kStrideBytes = 8 * kBlockK>  // from one 8 rows to the next
 KILN_DEVICE u64 matrix_descriptor(u32 address) {
-  constexpr u64 kSwizzle128 = 1ull << 62, kStride = static_cast<u64>(8 * kBlockK >> 4) << 32;
+  constexpr u64 kSwizzle128 = 1ull << 62, kStride = static_cast<u64>(kStrideBytes >> 4) << 32;
   return kSwizzle128 | kStride | ((address & 0x3FFFF) >> 4);
 }
 
@@ -134,7 +135,43 @@ struct ConsumerState {
   Slots slots;
   Place place;           // of the finished tile
   bool pending = false;  // there is one
+  Ring<kStages> tile;    // where this tile begins; the parts of K begin a stage apart
+
+  // This part's first stage of the next tile.
+  KILN_DEVICE Ring<kStages> next_tile(u32 part) {
+    tile.advance(kKBlocks % kStages);
+    tile.phase ^= kKBlocks / kStages & 1;
+    Ring<kStages> first = tile;
+    first.advance(part);
+    return first;
+  }
 };
+
+// ---- parts of K: each warpgroup has every kWarpgroupsK-th k-block; the totals meet at the end ----
+
+// Adds the totals of the other parts to part 0's, always in the same order.
+KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
+  constexpr u32 kThreadsOfAll = kConsumers * 128;
+  const bool stores = c.warp % 4 < kStoreWarps;
+  const u32 column = c.warp / 4;
+  const u32 slot = c.smem + kSmem.partials +
+                   ((column * kStoreWarps + c.warp % 4) * (kWgN / 2) * 32 + c.lane) * 4;
+  named_barrier<kThreadsOfAll>();  // part 0 has read those of the last tile
+  if (c.part > 0 && stores) {
+#pragma unroll
+    for (u32 i = 0; i < kWgN / 2; ++i)
+      st_shared_f32(slot + (c.part - 1) * kSmem.partial_bytes + i * 128, total[i]);
+  }
+  named_barrier<kThreadsOfAll>();
+  if (c.part == 0 && stores) {
+#pragma unroll
+    for (u32 part = 1; part < kWarpgroupsK; ++part) {
+#pragma unroll
+      for (u32 i = 0; i < kWgN / 2; ++i)
+        total[i] += ld_shared_f32(slot + (part - 1) * kSmem.partial_bytes + i * 128);
+    }
+  }
+}
 
 // The stage is read: lets the producers of every CTA that shares it refill it.
 KILN_DEVICE void release(const Consumer& c, u32 stage) {
@@ -156,8 +193,10 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
   float columns[kColumnValues];
   if constexpr (!kColumnScales) load_column_scales(columns, c, stage, tile_column);
   const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
-                  (c.row + c.warp % 4 * kStoreRows + c.lane / 4) * 4;
-  const u64 a = matrix_descriptor(c.smem + kSmem.a + stage * kSmem.a_stage_bytes + c.row * kBlockK);
+                  (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
+  // A tile of 8 rows repeats them; what a WGMMA reads beyond 16 or 32 is in the next stages.
+  const u64 a = matrix_descriptor<kBlockM == 8 ? 0 : 8 * kBlockK>(
+      c.smem + kSmem.a + stage * kSmem.a_stage_bytes + c.row * kBlockK);
   const u64 b =
       matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes + c.column * kBlockK);
 #pragma unroll
@@ -166,7 +205,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     // live on from tile to tile and cost registers that are not there.
     if (kRowGroups && !kFirst && wave > 0 && wave >= waves) break;
     const float2 row_scales{ld_shared_f32(sfa + wave * kWaveStride * 4),
-                            ld_shared_f32(sfa + wave * kWaveStride * 4 + 32)};
+                            ld_shared_f32(sfa + wave * kWaveStride * 4 + (kBlockM == 8 ? 0 : 32))};
     start_mma(sum, a + wave * (kWaveStride * kBlockK >> 4), b);
     // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
     // after.
@@ -185,7 +224,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
       promote<kFirst>(total[wave], sum, row_scales, columns);
     }
   }
-  state.ring.advance();
+  state.ring.advance(kWarpgroupsK);
 }
 
 // Which of this warp's rows are the tile's, for each wave. With labels a row's own label decides.
@@ -195,7 +234,7 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
 #pragma unroll
     for (u32 wave = 0; wave < kWaves; ++wave) {
       const u32 row = place.row + wave * kWaveStride + c.lane;
-      bool is_valid = c.lane < kStoreRows && row >= t.row_begin && row < t.row_end;
+      bool is_valid = c.lane < kBoxRowsD && row >= t.row_begin && row < t.row_end;
       if (kLabels && is_valid) is_valid = static_cast<u32>(p.grouping[row]) == t.group;
       place.valid[wave / 2] |= __ballot_sync(0xffffffffu, is_valid) << wave % 2 * kStoreRows;
     }
@@ -211,7 +250,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
   const auto first = [&] {
     multiply<true>(p, c, state, total, sum, t.column, waves);
     if constexpr (kLoadC) {
-      if (c.lane == 0) request_c(p, c, place);
+      if (c.lane == 0 && c.part == 0 && c.warp % 4 < kStoreWarps) request_c(p, c, place);
     }
   };
   const auto next = [&] {
@@ -231,10 +270,14 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     first();
     const u32 k_blocks = kColumnScales ? t.k_blocks : kKBlocks;
 #pragma unroll kUnrollK
-    for (u32 k_block = 1; k_block < k_blocks; ++k_block) next();
+    for (u32 k_block = c.part + kWarpgroupsK; k_block < k_blocks; k_block += kWarpgroupsK) next();
+  }
+  if constexpr (kWarpgroupsK > 1) {
+    add_parts(c, total[0]);
+    state.ring = state.next_tile(c.part);
   }
   state.place = place;
-  state.pending = true;
+  state.pending = c.part == 0 && c.warp % 4 < kStoreWarps;
 }
 
 // A tile without valid rows for this warpgroup: its stages are only handed back, when the whole
@@ -249,16 +292,19 @@ KILN_DEVICE void pass_tile(const Consumer& c, Ring<kStages>& ring) {
 
 KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
   Consumer c;
-  const u32 consumer = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);
+  const u32 warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);
+  const u32 consumer = warpgroup % kPartConsumers;
   c.smem = smem;
-  c.warp = threadIdx.x / 32 - 4;
+  c.part = warpgroup / kPartConsumers;
+  c.warp = threadIdx.x / 32 % 4 + consumer * 4;
   c.lane = threadIdx.x % 32;
   c.row = consumer % kWarpgroupsM * kWaveRows;
   c.column = consumer / kWarpgroupsM * kWgN;
   c.releases =
       c.lane < kClusterSize && (c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n);
-  c.slots = smem + kSmem.d + c.warp * kSlots * kSlotBytes;
-  c.c_full = smem + kSmem.c_full + c.warp * kSlots * 8;
+  const u32 store_warp = consumer * kStoreWarps + c.warp % 4;
+  c.slots = smem + kSmem.d + store_warp * kSlots * kSlotBytes;
+  c.c_full = smem + kSmem.c_full + store_warp * kSlots * 8;
   return c;
 }
 
@@ -266,6 +312,7 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   const Consumer c = this_consumer(w, smem);
   float total[kWaves][kWgN / 2], sum[kWgN / 2];
   ConsumerState state;
+  state.ring.advance(c.part);
   while (true) {
     wait(smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
     const Tile t = read_tile(smem + kSmem.site + state.ring.stage * kSiteBytes);
@@ -298,9 +345,9 @@ KILN_DEVICE void init_barriers(u32 smem) {
       kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
   for (u32 s = 0; s < kStages; ++s) {
     mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleArrivals);
-    mbarrier_init(smem + kSmem.empty + s * 8, kConsumers * 4 * kSharers);
+    mbarrier_init(smem + kSmem.empty + s * 8, kPartConsumers * 4 * kSharers);
   }
-  for (u32 i = 0; kLoadC && i < kConsumers * 4 * kSlots; ++i)
+  for (u32 i = 0; kLoadC && i < kPartConsumers * kStoreWarps * kSlots; ++i)
     mbarrier_init(smem + kSmem.c_full + i * 8, 1);
   fence_mbarrier_init();
 }

@@ -78,7 +78,7 @@ KILN_DEVICE u32 recomputed(u32 value) {
 
 KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
                             u32 k_block) {
-  constexpr u32 kFixedBytes = kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kSmem.sfa_stage_bytes) +
+  constexpr u32 kFixedBytes = kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kBlockM * 4) +
                               (kColumnScales ? kBlockN * 4 : 0);
   constexpr u32 kRowsA = kBlockM / kClusterN, kRowsB = kBlockN / kClusterM;
   const u32 full = smem + kSmem.full + stage * 8;
@@ -129,19 +129,23 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
     const Loads l = loads_of(params, w, s);
     const u32 slice = kLayout == kGroupedK ? slice_of(p, s.group) : s.group;
     const u32 k_blocks = kColumnScales ? s.k.blocks : kKBlocks;
+    const Tile tile{s.row, s.column, s.row_begin, s.row_end, slice, s.group, k_blocks};
     wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-    write_tile(smem + kSmem.site + ring.stage * kSiteBytes,
-               {s.row, s.column, s.row_begin, s.row_end, slice, s.group, k_blocks});
+    write_tile(smem + kSmem.site + ring.stage * kSiteBytes, tile);
 #pragma unroll 1
     for (u32 k_block = 0; k_block < k_blocks; ++k_block, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+      if (kWarpgroupsK > 1 && k_block > 0 && k_block < kWarpgroupsK)  // the first of another part
+        write_tile(smem + kSmem.site + ring.stage * kSiteBytes, tile);
       load_stage(p, w, smem, ring.stage, l, k_block);
     }
   });
   griddepcontrol_launch_dependents();
-  wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-  write_tile(smem + kSmem.site + ring.stage * kSiteBytes, {0, 0, 0, 0, 0, 0, 0});
-  mbarrier_arrive_count(smem + kSmem.full + ring.stage * 8, 1 + kScaleArrivals);
+  for (u32 part = 0; part < kWarpgroupsK; ++part, ring.advance()) {
+    wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+    write_tile(smem + kSmem.site + ring.stage * kSiteBytes, {0, 0, 0, 0, 0, 0, 0});
+    mbarrier_arrive_count(smem + kSmem.full + ring.stage * 8, 1 + kScaleArrivals);
+  }
 }
 
 // Column scales of kScaleBatch k-blocks are read at once, one by each lane, a batch ahead of their

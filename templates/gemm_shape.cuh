@@ -18,12 +18,15 @@ static_assert(!kColumnScales || !kSfaRowMajor, "1d1d: both scale matrices come b
 // ---- sizes ----
 
 constexpr u32 kOutBytes = kOutBf16 ? 2 : 4;
-constexpr u32 kConsumers = kWarpgroupsM * kWarpgroupsN;
+constexpr u32 kPartConsumers = kWarpgroupsM * kWarpgroupsN;  // warpgroups of one part of K
+constexpr u32 kConsumers = kPartConsumers * kWarpgroupsK;
 constexpr u32 kThreads = 128 * (kConsumers + 1);
 constexpr u32 kClusterSize = kClusterM * kClusterN;
 constexpr u32 kWgM = kBlockM / kWarpgroupsM;
 constexpr u32 kWgN = kBlockN / kWarpgroupsN;
-constexpr u32 kWaves = kWgM / kWaveRows;
+constexpr u32 kWaves = kWgM < kWaveRows ? 1 : kWgM / kWaveRows;
+constexpr u32 kBoxRowsD = d_box_rows(kBlockM);
+constexpr u32 kStoreWarps = store_warps(kBlockM);
 constexpr u32 kWaveStride = kWarpgroupsM * kWaveRows;  // warpgroups take waves in turn: the valid
                                                        // rows of a partly valid tile are shared out
 constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;  // 1d2d; a run-time value in 1d1d
@@ -31,7 +34,12 @@ constexpr u32 kBoxRowsA = a_box_rows(kBlockM, kClusterN, kRowGroups);
 constexpr u32 kTilesN = (kN + kBlockN * kClusterN - 1) / (kBlockN * kClusterN);  // in clusters
 constexpr u32 kScaleColumns = (kN + 127) / 128;
 
-static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0, "a warpgroup owns whole waves of 64 rows");
+static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0 ||
+                  (kWarpgroupsM == 1 && (kBlockM == 8 || kBlockM == 16 || kBlockM == 32)),
+              "a warpgroup owns whole waves of 64 rows, or the first rows of one");
+static_assert(kWarpgroupsK == 1 || (kWarpgroupsM == 1 && kBlockM <= kWaveRows && !kColumnScales &&
+                                    kWarpgroupsK <= kStages && kWarpgroupsK <= kKBlocks),
+              "parts of K: of low tiles, each with a k-block");
 static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
 static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0,
               "a TMA box is at most 256 rows of whole swizzle atoms");
@@ -46,7 +54,7 @@ constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
 constexpr SmemLayout kSmem =
-    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kStages, kClusterN, kOutBytes,
+    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kClusterN, kOutBytes,
                  kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
@@ -75,12 +83,13 @@ static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
 // at under the promotion. H200, K >= 1536: 192x128 and 256x128 gain 0.4 to 2 %, 128x192 2.5 %; one
 // round alone (K = 512) loses 3 %. (Accumulating into loaded C, 192x128 would spill.)
 constexpr bool kWholeRounds =
-    !kColumnScales && !kLoadC && kStages == 4 && kKBlocks % kStages == 0 && kKBlocks > kStages;
+    !kColumnScales && !kLoadC && kWarpgroupsK == 1 && kStages == 4 && kKBlocks % kStages == 0 &&
+    kKBlocks > kStages;
 constexpr u32 kRounds = kWholeRounds ? kKBlocks / kStages : 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
-constexpr u32 kUnrollK = !kColumnScales && kConsumers <= (kLoadC ? 2 : 3) && kWaves == 1 &&
+constexpr u32 kUnrollK = !kColumnScales && kWarpgroupsK == 1 && kConsumers <= (kLoadC ? 2 : 3) && kWaves == 1 &&
                                  kWgN == 128 && kScaleChunks == 1
                              ? 4
                              : 1;
@@ -88,6 +97,7 @@ constexpr u32 kUnrollK = !kColumnScales && kConsumers <= (kLoadC ? 2 : 3) && kWa
 constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / kOutBytes;
 constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
 constexpr u32 kSlotBytes = kStoreRows * kSmem.d_chunk_bytes;
+constexpr u32 kBoxBytesD = kBoxRowsD * kSmem.d_chunk_bytes;
 constexpr u32 kSlots = kSmem.d_slots;
 
 // ---- what a CTA works on ----
@@ -111,7 +121,8 @@ KILN_DEVICE Work this_work(const GemmParams& p) {
 
 struct Consumer {
   u32 smem;
-  u32 warp;  // among all consumer warps
+  u32 part;  // of K
+  u32 warp;  // among the consumer warps of the part
   u32 lane;
   u32 row, column;  // of this warpgroup's first wave inside the tile
   bool releases;    // this lane hands stages back to the CTA of its number in the cluster

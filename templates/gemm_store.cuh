@@ -11,7 +11,7 @@ struct Piece {
   u32 slice;
   u32 valid;  // bit i: row i belongs to the tile. Always all of them where the maps clip D.
 };
-constexpr u32 kAllRows = (1u << kStoreRows) - 1;
+constexpr u32 kAllRows = (1u << kBoxRowsD) - 1;
 
 // Where one warp's part of a tile goes.
 struct Place {
@@ -138,7 +138,7 @@ KILN_DEVICE void load_c(const GemmParams& p, const Consumer& c, u32 index, const
   const u32 slot = index % kSlots, wave = index / kChunksPerWave, chunk = index % kChunksPerWave;
   const u32 to = c.slots + slot * kSlotBytes, barrier = c.c_full + slot * 8;
   const u32 column = place.column + chunk * kChunkColumns, row = place.row + wave * kWaveStride;
-  mbarrier_arrive_expect_tx(barrier, kSlotBytes);
+  mbarrier_arrive_expect_tx(barrier, kBoxBytesD);
   if constexpr (kSlicedD) {
     tma_load_3d(to, p.d, column, row, place.slice, barrier);
   } else {

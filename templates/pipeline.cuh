@@ -10,9 +10,11 @@ struct Ring {
   u32 stage = 0;
   u32 phase = 0;
 
-  KILN_DEVICE void advance() {
-    if (++stage == kSize) {
-      stage = 0;
+  // Takes at most once round.
+  KILN_DEVICE void advance(u32 steps = 1) {
+    stage += steps;
+    if (stage >= kSize) {
+      stage -= kSize;
       phase ^= 1;
     }
   }

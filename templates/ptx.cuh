@@ -303,6 +303,12 @@ KILN_DEVICE void stmatrix_x4(u32 address, u32 r0, u32 r1, u32 r2, u32 r3) {
                : "memory");
 }
 
+// All of kThreads threads, which are whole warps, meet here.
+template <u32 kThreads>
+KILN_DEVICE void named_barrier() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+}
+
 // ---- WGMMA (the mma itself is generated for each tile: see jit/source.cc) ----
 
 KILN_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

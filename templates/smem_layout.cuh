@@ -17,7 +17,7 @@ constexpr u32 kWaveRows = 64;   // rows of one WGMMA
 
 struct GemmShape {
   u32 block_m, block_n;
-  u32 warpgroups_m, warpgroups_n;
+  u32 warpgroups_m, warpgroups_n, warpgroups_k;
   u32 stages;
   u32 cluster_n;
   u32 out_bytes;  // of one element of D
@@ -34,14 +34,22 @@ KILN_SHARED_CODE u32 a_box_rows(u32 block_m, u32 cluster_n, bool row_groups) {
   return rows % kWaveRows == 0 ? kWaveRows : kWaveRows / 2;
 }
 
+// Rows that one warp stages and stores at a time, and warps of a warpgroup that have rows to store:
+// where a tile is lower than the 64 rows of a WGMMA, the others compute what nobody wants.
+KILN_SHARED_CODE u32 d_box_rows(u32 block_m) { return block_m < kStoreRows ? block_m : kStoreRows; }
+KILN_SHARED_CODE u32 store_warps(u32 block_m) {
+  return block_m < kWaveRows ? (block_m + kStoreRows - 1) / kStoreRows : 4;
+}
+
 // Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
 // `d_slots` chunks of kStoreRows rows for each consumer warp, sfa_rows two groups of row-major row
 // scales on their way into the stages (block_m x kSfaGroup floats each). Barriers are u64:
 // full[stages], empty[stages], c_full[consumer warps * d_slots]. site[stages] says which tile a
 // stage belongs to (gemm_shape.cuh), the group table is that of gemm_groups.cuh.
 struct SmemLayout {
-  u32 a, b, d, sfa, sfa_rows, sfb, site, groups, full, empty, c_full, total;
+  u32 a, b, d, sfa, sfa_rows, sfb, partials, site, groups, full, empty, c_full, total;
   u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes, sfb_stage_bytes;
+  u32 partial_bytes;  // of the totals of one part of K
   u32 d_chunk_bytes, d_chunks, d_slots;
 };
 
@@ -56,22 +64,25 @@ KILN_SHARED_CODE u32 d_chunk_bytes(u32 row_bytes) {
 
 KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   SmemLayout l{};
-  const u32 warps = s.warpgroups_m * s.warpgroups_n * 4;
+  const u32 warps = s.warpgroups_m * s.warpgroups_n * store_warps(s.block_m);
   const u32 row_bytes = s.block_n / s.warpgroups_n * s.out_bytes;
   l.a_stage_bytes = s.block_m * kBlockK;
   l.b_stage_bytes = s.block_n * kBlockK;
-  l.sfa_stage_bytes = s.block_m * 4;
+  l.sfa_stage_bytes = align_up(s.block_m * 4, 128);
   l.sfa_group_bytes = s.sfa_row_major ? s.block_m * 4 * kSfaGroup : 0;
   l.sfb_stage_bytes = s.column_scales ? align_up(s.block_n * 4, 128) : kSfbSlotBytes;
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
-  l.d_chunks = s.block_m / s.warpgroups_m / kWaveRows * (row_bytes / l.d_chunk_bytes);
+  l.d_chunks = align_up(s.block_m / s.warpgroups_m, kWaveRows) / kWaveRows *
+               (row_bytes / l.d_chunk_bytes);
+  l.partial_bytes = s.warpgroups_k > 1 ? warps * 32 * (s.block_n / s.warpgroups_n / 2) * 4 : 0;
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
   const u32 stage_bytes =
       l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + l.sfb_stage_bytes + kSiteBytes + 16;
   const u32 group_bytes = s.group_capacity == 0 ? 0 : (s.group_capacity + 1) * kGroupBytes;
-  const u32 ring_bytes = s.stages * stage_bytes + 2 * l.sfa_group_bytes + align_up(group_bytes, 16);
+  const u32 ring_bytes = s.stages * stage_bytes + 2 * l.sfa_group_bytes + align_up(group_bytes, 16) +
+                         (s.warpgroups_k - 1) * l.partial_bytes;
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 
@@ -81,7 +92,8 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.sfa = align_up(l.d + l.d_slots * warps * kStoreRows * l.d_chunk_bytes, 128);
   l.sfb = l.sfa + s.stages * l.sfa_stage_bytes;  // TMA writes both: multiples of 128 bytes
   l.sfa_rows = l.sfb + s.stages * l.sfb_stage_bytes;
-  l.site = l.sfa_rows + 2 * l.sfa_group_bytes;
+  l.partials = l.sfa_rows + 2 * l.sfa_group_bytes;
+  l.site = l.partials + (s.warpgroups_k - 1) * l.partial_bytes;
   l.groups = l.site + s.stages * kSiteBytes;
   l.full = l.groups + align_up(group_bytes, 16);
   l.empty = l.full + s.stages * 8;
