@@ -47,7 +47,7 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
   if (!in(t.warpgroups_m, 1, 4) || !in(t.warpgroups_n, 1, 4) || consumers(t) > 4)
     return fmt::format("warpgroups_m x warpgroups_n must be 1 to 4 in all, got {}x{}",
                        t.warpgroups_m, t.warpgroups_n);
-  if (!in(t.warpgroups_k,1,4) || (t.warpgroups_k > 1 && (t.warpgroups_m > 1 || t.block_m > 64 || p.scaling == Scaling::k1d1d || t.warpgroups_k > t.stages || t.warpgroups_k > scale_blocks(p.k))))
+  if (!in(t.warpgroups_k,1,4) || (t.warpgroups_k > 1 && (t.block_m > 64 * t.warpgroups_m || (t.warpgroups_m > 1 && has_row_groups(p)) || p.scaling == Scaling::k1d1d || t.warpgroups_k > t.stages || t.warpgroups_k > scale_blocks(p.k))))
     return fmt::format("bad warpgroups_k {}", t.warpgroups_k);
   const bool low = t.warpgroups_m == 1 && (t.block_m == 8 || t.block_m == 16 || t.block_m == 32);
   if (!low && (!in(t.block_m, 64, 256) || t.block_m % (64 * t.warpgroups_m) != 0))

@@ -37,7 +37,7 @@ constexpr u32 kScaleColumns = (kN + 127) / 128;
 static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0 ||
                   (kWarpgroupsM == 1 && (kBlockM == 8 || kBlockM == 16 || kBlockM == 32)),
               "a warpgroup owns whole waves of 64 rows, or the first rows of one");
-static_assert(kWarpgroupsK == 1 || (kWarpgroupsM == 1 && kBlockM <= kWaveRows && !kColumnScales &&
+static_assert(kWarpgroupsK == 1 || (kWaves == 1 && (kWarpgroupsM == 1 || !kRowGroups) && !kColumnScales &&
                                     kWarpgroupsK <= kStages && kWarpgroupsK <= kKBlocks),
               "parts of K: of low tiles, each with a k-block");
 static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
