@@ -81,13 +81,13 @@ std::string entry_name(const GemmSpec& spec) {
   if (p.scaling == Scaling::k1d2d) name_of_problem += fmt::format("_k{}", p.k);
   if (is_grouped(p)) name_of_problem += fmt::format("_{}", name(p.group_form));
   if (has_row_groups(p)) name_of_problem += fmt::format("_g{}", group_capacity(p));
-  return fmt::format("{}_{}_{}_{}{}_sfa_{}_{}x{}_wg{}x{}x{}_s{}_c{}x{}_r{}", name_of_problem,
+  return fmt::format("{}_{}_{}_{}{}_sfa_{}_{}x{}_wg{}x{}x{}_s{}_c{}x{}x{}_r{}", name_of_problem,
                      name(p.a), name(p.b), name(p.out),
                      reduces(p)     ? "_reduce"
                      : p.accumulate ? "_add"
                                     : "",
                      name(p.sfa_major), t.block_m, t.block_n, t.warpgroups_m, t.warpgroups_n, t.warpgroups_k,
-                     t.stages, t.cluster_m, t.cluster_n, t.raster_group);
+                     t.stages, t.cluster_m, t.cluster_n, t.cluster_k, t.raster_group);
 }
 
 Source render_kernel(const GemmSpec& spec, Arch arch) {
@@ -116,8 +116,9 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   add(c, "kStages", std::int64_t{t.stages});
   add(c, "kClusterM", std::int64_t{t.cluster_m});
   add(c, "kClusterN", std::int64_t{t.cluster_n});
+  add(c, "kClusterK", std::int64_t{t.cluster_k});
   add(c, "kRasterGroup", std::int64_t{t.raster_group});
-  const LaunchShape launch{threads(t), t.cluster_m * t.cluster_n, smem_bytes(t, p),
+  const LaunchShape launch{threads(t), t.cluster_m * t.cluster_n * t.cluster_k, smem_bytes(t, p),
                            static_cast<std::int32_t>(packed ? sizeof(device::PackedGemmParams)
                                                             : sizeof(device::GemmParams))};
   return assemble(arch, entry_name(spec), std::move(c),

@@ -29,7 +29,8 @@ struct Tile {
   std::int32_t cluster_m = 1;     // CTAs of a cluster along M: they share B tiles by multicast
   std::int32_t cluster_n = 1;     // CTAs of a cluster along N: they share A tiles by multicast
   std::int32_t raster_group = 8;  // M tiles (in clusters) per band of the L2-friendly order
-  std::int32_t warpgroups_k = 1;  // parts of K, each with warpgroups of its own
+  std::int32_t warpgroups_k = 1;  // parts of K in a CTA, each with warpgroups of its own
+  std::int32_t cluster_k = 1;     // parts of K, each with a CTA of the cluster
 
   auto operator<=>(const Tile&) const = default;
 };

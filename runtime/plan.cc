@@ -25,7 +25,8 @@ TilePlan choose_tiles(const Engine& engine, const jit::Problem& problem,
 
 kiln_tile to_c(const jit::Tile& tile) {
   return {sizeof(kiln_tile), 1,           tile.block_m,   tile.block_n,   tile.warpgroups_m,
-          tile.warpgroups_n, tile.stages, tile.cluster_m, tile.cluster_n, tile.raster_group};
+          tile.warpgroups_n, tile.stages, tile.cluster_m, tile.cluster_n, tile.raster_group,
+          tile.warpgroups_k, tile.cluster_k};
 }
 
 LaunchOptions launch_options(const kiln_operands& o) {
@@ -50,7 +51,7 @@ void Plan::fill_slot(const PlannedTile& planned, Slot* slot) const {
   slot->source = planned.source;
   slot->rows_per_tile = std::int64_t{tile.block_m} * tile.cluster_m;
   slot->tiles_n = jit::ceil_div(problem_.n, std::int64_t{tile.block_n} * tile.cluster_n);
-  slot->cluster = static_cast<std::uint32_t>(tile.cluster_m * tile.cluster_n);
+  slot->cluster = static_cast<std::uint32_t>(tile.cluster_m * tile.cluster_n * tile.cluster_k);
   slot->boxes = map_boxes(problem_, tile);
 }
 

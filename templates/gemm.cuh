@@ -136,11 +136,12 @@ struct ConsumerState {
   Place place;           // of the finished tile
   bool pending = false;  // there is one
   Ring<kStages> tile;    // where this tile begins; the parts of K begin a stage apart
+  u32 gather_phase = 0;
 
   // This part's first stage of the next tile.
   KILN_DEVICE Ring<kStages> next_tile(u32 part) {
-    tile.advance(kKBlocks % kStages);
-    tile.phase ^= kKBlocks / kStages & 1;
+    tile.advance(kPartBlocks % kStages);
+    tile.phase ^= kPartBlocks / kStages & 1;
     Ring<kStages> first = tile;
     first.advance(part);
     return first;
@@ -173,10 +174,56 @@ KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
   }
 }
 
+// Each warp's rows belong to one rank of the cluster, which gathers the totals of all parts and adds
+// them in the order of K.
+KILN_DEVICE void gather_parts(const Consumer& c, u32 phase, float (&total)[kWgN / 2],
+                              float (&sum)[kWgN / 2]) {
+  const u32 warp = c.warp / 4 * kStoreWarps + c.warp % 4, owner = warp % kClusterK;
+  const u32 full = c.smem + kSmem.gather_full + warp * 8;
+  const u32 empty = c.smem + kSmem.gather_empty + warp * 8;
+  const u32 from = c.smem + kSmem.gathered +
+                   warp / kClusterK * (kClusterK - 1) * kSmem.gathered_bytes + c.lane * 16;
+  if (c.rank != owner) {
+    while (!mbarrier_try_wait_parity_cluster(empty, phase ^ 1)) {
+    }
+    const u32 to =
+        mapa(from + (c.rank < owner ? c.rank : c.rank - 1) * kSmem.gathered_bytes, owner);
+    const u32 barrier = mapa(full, owner);
+#pragma unroll
+    for (u32 i = 0; i < kWgN / 2; i += 4)
+      st_async_v4_f32(to + i * 128, total[i], total[i + 1], total[i + 2], total[i + 3], barrier);
+    return;
+  }
+  if (c.lane == 0) mbarrier_arrive_expect_tx(full, (kClusterK - 1) * kSmem.gathered_bytes);
+  while (!mbarrier_try_wait_parity_cluster(full, phase)) {
+  }
+#pragma unroll
+  for (u32 i = 0; i < kWgN / 2; ++i) sum[i] = 0;
+  u32 next = from;
+#pragma unroll 1
+  for (u32 part = 0; part < kClusterK; ++part) {
+    if (part == c.rank) {
+#pragma unroll
+      for (u32 i = 0; i < kWgN / 2; ++i) sum[i] += total[i];
+    } else {
+#pragma unroll
+      for (u32 i = 0; i < kWgN / 2; i += 4) {
+        const float4 x = ld_shared_v4_f32(next + i * 128);
+        sum[i] += x.x, sum[i + 1] += x.y, sum[i + 2] += x.z, sum[i + 3] += x.w;
+      }
+      next += kSmem.gathered_bytes;
+    }
+  }
+#pragma unroll
+  for (u32 i = 0; i < kWgN / 2; ++i) total[i] = sum[i];
+  __syncwarp();
+  if (c.lane < kClusterK && c.lane != c.rank) mbarrier_arrive_release_cluster(mapa(empty, c.lane));
+}
+
 // The stage is read: lets the producers of every CTA that shares it refill it.
 KILN_DEVICE void release(const Consumer& c, u32 stage) {
   const u32 empty = c.smem + kSmem.empty + stage * 8;
-  if constexpr (kClusterSize == 1) {
+  if constexpr (kClusterM * kClusterN == 1) {
     if (c.lane == 0) mbarrier_arrive(empty);
   } else {
     if (c.releases) mbarrier_arrive_cluster(empty, c.lane);
@@ -250,7 +297,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
   const auto first = [&] {
     multiply<true>(p, c, state, total, sum, t.column, waves);
     if constexpr (kLoadC) {
-      if (c.lane == 0 && c.part == 0 && c.warp % 4 < kStoreWarps) request_c(p, c, place);
+      if (c.lane == 0 && c.stores) request_c(p, c, place);
     }
   };
   const auto next = [&] {
@@ -268,7 +315,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     }
   } else {
     first();
-    const u32 k_blocks = kColumnScales ? t.k_blocks : kKBlocks;
+    const u32 k_blocks = kColumnScales ? t.k_blocks : kPartBlocks;
 #pragma unroll kUnrollK
     for (u32 k_block = c.part + kWarpgroupsK; k_block < k_blocks; k_block += kWarpgroupsK) next();
   }
@@ -277,13 +324,17 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     state.ring = state.next_tile(c.part);
   }
   state.place = place;
-  state.pending = c.part == 0 && c.warp % 4 < kStoreWarps;
+  if constexpr (kClusterK > 1) {
+    if (c.part == 0 && c.warp % 4 < kStoreWarps) gather_parts(c, state.gather_phase, total[0], sum);
+    state.gather_phase ^= 1;
+  }
+  state.pending = c.stores;
 }
 
 // A tile without valid rows for this warpgroup: its stages are only handed back, when the whole
 // warp has seen them. (Elsewhere the WGMMAs hold a warp together.)
 KILN_DEVICE void pass_tile(const Consumer& c, Ring<kStages>& ring) {
-  for (u32 k_block = 0; k_block < kKBlocks; ++k_block, ring.advance()) {
+  for (u32 k_block = 0; k_block < kPartBlocks; ++k_block, ring.advance()) {
     wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
     __syncwarp();
     release(c, ring.stage);
@@ -298,11 +349,14 @@ KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
   c.part = warpgroup / kPartConsumers;
   c.warp = threadIdx.x / 32 % 4 + consumer * 4;
   c.lane = threadIdx.x % 32;
+  c.rank = w.rank;
   c.row = consumer % kWarpgroupsM * kWaveRows;
   c.column = consumer / kWarpgroupsM * kWgN;
   c.releases =
       c.lane < kClusterSize && (c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n);
   const u32 store_warp = consumer * kStoreWarps + c.warp % 4;
+  c.stores = c.part == 0 && c.warp % 4 < kStoreWarps &&
+             (kClusterK == 1 || store_warp % kClusterK == w.rank);
   c.slots = smem + kSmem.d + store_warp * kSlots * kSlotBytes;
   c.c_full = smem + kSmem.c_full + store_warp * kSlots * 8;
   return c;
@@ -349,6 +403,10 @@ KILN_DEVICE void init_barriers(u32 smem) {
   }
   for (u32 i = 0; kLoadC && i < kPartConsumers * kStoreWarps * kSlots; ++i)
     mbarrier_init(smem + kSmem.c_full + i * 8, 1);
+  for (u32 i = 0; kClusterK > 1 && i < kPartConsumers * kStoreWarps; ++i) {
+    mbarrier_init(smem + kSmem.gather_full + i * 8, 1);
+    mbarrier_init(smem + kSmem.gather_empty + i * 8, 1);
+  }
   fence_mbarrier_init();
 }
 

@@ -21,7 +21,7 @@ constexpr u32 kOutBytes = kOutBf16 ? 2 : 4;
 constexpr u32 kPartConsumers = kWarpgroupsM * kWarpgroupsN;  // warpgroups of one part of K
 constexpr u32 kConsumers = kPartConsumers * kWarpgroupsK;
 constexpr u32 kThreads = 128 * (kConsumers + 1);
-constexpr u32 kClusterSize = kClusterM * kClusterN;
+constexpr u32 kClusterSize = kClusterM * kClusterN * kClusterK;
 constexpr u32 kWgM = kBlockM / kWarpgroupsM;
 constexpr u32 kWgN = kBlockN / kWarpgroupsN;
 constexpr u32 kWaves = kWgM < kWaveRows ? 1 : kWgM / kWaveRows;
@@ -30,6 +30,7 @@ constexpr u32 kStoreWarps = store_warps(kBlockM);
 constexpr u32 kWaveStride = kWarpgroupsM * kWaveRows;  // warpgroups take waves in turn: the valid
                                                        // rows of a partly valid tile are shared out
 constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;  // 1d2d; a run-time value in 1d1d
+constexpr u32 kPartBlocks = (kKBlocks + kClusterK - 1) / kClusterK;  // of one CTA of a tile
 constexpr u32 kBoxRowsA = a_box_rows(kBlockM, kClusterN, kRowGroups);
 constexpr u32 kTilesN = (kN + kBlockN * kClusterN - 1) / (kBlockN * kClusterN);  // in clusters
 constexpr u32 kScaleColumns = (kN + 127) / 128;
@@ -38,7 +39,7 @@ static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0 ||
                   (kWarpgroupsM == 1 && (kBlockM == 8 || kBlockM == 16 || kBlockM == 32)),
               "a warpgroup owns whole waves of 64 rows, or the first rows of one");
 static_assert(kWarpgroupsK == 1 || (kWaves == 1 && (kWarpgroupsM == 1 || !kRowGroups) && !kColumnScales &&
-                                    kWarpgroupsK <= kStages && kWarpgroupsK <= kKBlocks),
+                                    kWarpgroupsK <= kStages && kWarpgroupsK <= kPartBlocks),
               "parts of K: of low tiles, each with a k-block");
 static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
 static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0,
@@ -54,7 +55,7 @@ constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
 constexpr SmemLayout kSmem =
-    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kClusterN, kOutBytes,
+    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kClusterN, kClusterK, kOutBytes,
                  kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
@@ -83,10 +84,10 @@ static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
 // at under the promotion. H200, K >= 1536: 192x128 and 256x128 gain 0.4 to 2 %, 128x192 2.5 %; one
 // round alone (K = 512) loses 3 %. (Accumulating into loaded C, 192x128 would spill.)
 constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && kStages == 4 &&
-                              kKBlocks % kStages == 0 && kKBlocks > kStages &&
+                              kPartBlocks % kStages == 0 && kPartBlocks > kStages &&
                               // Fewer rounds the compiler unrolls, and spills.
-                              (!kRowGroups || kWaves == 1 || kKBlocks >= 6 * kStages);
-constexpr u32 kRounds = kWholeRounds ? kKBlocks / kStages : 1;
+                              (!kRowGroups || kWaves == 1 || kPartBlocks >= 6 * kStages);
+constexpr u32 kRounds = kWholeRounds ? kPartBlocks / kStages : 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
@@ -94,6 +95,25 @@ constexpr u32 kUnrollK = !kColumnScales && kWarpgroupsK == 1 && kConsumers <= (k
                                  kWgN == 128 && kScaleChunks == 1
                              ? 4
                              : 1;
+
+static_assert(kClusterK == 1 || (kLayout == kDense && !kColumnScales && kWaves == 1 &&
+                                 kClusterM * kClusterN == 1 && kClusterK <= kKBlocks),
+              "parts of K in a cluster: of dense tiles of one wave, each with a k-block");
+
+// Few rows of A lie in few L2 slices, which all CTAs would ask at once. Tile columns therefore begin
+// at different k-blocks, and go round.
+constexpr bool kTurns = !kColumnScales && kBlockM <= 64 && !(kSfaRowMajor && kPartBlocks % kSfaGroup != 0);
+
+// Which k-blocks a CTA computes, in which order.
+struct KOrder {
+  u32 begin, turn;
+
+  KILN_DEVICE u32 operator()(u32 i) const {
+    if constexpr (kColumnScales) return begin + i;
+    i += turn;
+    return begin + (i < kPartBlocks ? i : i - kPartBlocks);
+  }
+};
 
 constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / kOutBytes;
 constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
@@ -115,17 +135,26 @@ KILN_DEVICE Work this_work(const GemmParams& p) {
   w.cluster = blockIdx.x / kClusterSize;
   w.num_clusters = gridDim.x / kClusterSize;
   w.cta_m = w.rank % kClusterM;
-  w.cta_n = w.rank / kClusterM;
+  w.cta_n = kClusterK > 1 ? 0 : w.rank / kClusterM;
   w.num_tiles_m = (p.m + kBlockM * kClusterM - 1) / (kBlockM * kClusterM);
   return w;
 }
 
+// The parts of a cluster are neighbouring ranges; behind K everything reads as zeros.
+KILN_DEVICE KOrder k_order(const Work& w, u32 column) {
+  constexpr u32 kTiles = (kN + kBlockN - 1) / kBlockN;
+  const u32 turn = kTurns ? column / kBlockN * kPartBlocks / kTiles : 0;
+  return {kClusterK > 1 ? w.rank * kPartBlocks : 0, kSfaRowMajor ? turn / kSfaGroup * kSfaGroup : turn};
+}
+
 struct Consumer {
   u32 smem;
-  u32 part;  // of K
+  u32 part;  // of K in this CTA
+  u32 rank;  // in the cluster
   u32 warp;  // among the consumer warps of the part
   u32 lane;
   u32 row, column;  // of this warpgroup's first wave inside the tile
+  bool stores;      // this warp stores what it, and all parts of K, have computed
   bool releases;    // this lane hands stages back to the CTA of its number in the cluster
   u32 slots;        // shared address of this warp's staging slots
   u32 c_full;       // shared address of this warp's c_full barriers

@@ -304,6 +304,53 @@ KILN_DEVICE void named_barrier() {
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
 }
 
+// ---- the shared memory of other CTAs of the cluster ----
+
+// The same offset in another CTA.
+KILN_DEVICE u32 mapa(u32 address, u32 cta_rank) {
+  u32 remote;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(cta_rank));
+  return remote;
+}
+
+// Sixteen bytes to another CTA; they complete on its barrier. Both addresses from mapa().
+KILN_DEVICE void st_async_v4_f32(u32 address, float x, float y, float z, float w, u32 barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(address),
+      "f"(x), "f"(y), "f"(z), "f"(w), "r"(barrier)
+      : "memory");
+}
+
+// Orders what this thread read before what the other CTA writes after it has seen the arrival.
+KILN_DEVICE void mbarrier_arrive_release_cluster(u32 remote_barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote_barrier)
+               : "memory");
+}
+
+KILN_DEVICE bool mbarrier_try_wait_parity_cluster(u32 barrier, u32 parity) {
+  u32 done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+KILN_DEVICE float4 ld_shared_v4_f32(u32 address) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
 // ---- WGMMA (the mma itself is generated for each tile: see jit/source.cc) ----
 
 KILN_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

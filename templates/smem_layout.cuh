@@ -19,7 +19,7 @@ struct GemmShape {
   u32 block_m, block_n;
   u32 warpgroups_m, warpgroups_n, warpgroups_k;
   u32 stages;
-  u32 cluster_n;
+  u32 cluster_n, cluster_k;
   u32 out_bytes;  // of one element of D
   bool sfa_row_major;
   bool column_scales;  // 1d1d: a scale of B for each column
@@ -47,9 +47,11 @@ KILN_SHARED_CODE u32 store_warps(u32 block_m) {
 // full[stages], empty[stages], c_full[consumer warps * d_slots]. site[stages] says which tile a
 // stage belongs to (gemm_shape.cuh), the group table is that of gemm_groups.cuh.
 struct SmemLayout {
-  u32 a, b, d, sfa, sfa_rows, sfb, partials, site, groups, full, empty, c_full, total;
+  u32 a, b, d, sfa, sfa_rows, sfb, partials, gathered, site, groups, full, empty, c_full;
+  u32 gather_full, gather_empty, total;
   u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes, sfb_stage_bytes;
-  u32 partial_bytes;  // of the totals of one part of K
+  u32 partial_bytes;   // of the totals of one part of K
+  u32 gathered_bytes;  // of one warp's totals
   u32 d_chunk_bytes, d_chunks, d_slots;
 };
 
@@ -74,7 +76,11 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
   l.d_chunks = align_up(s.block_m / s.warpgroups_m, kWaveRows) / kWaveRows *
                (row_bytes / l.d_chunk_bytes);
-  l.partial_bytes = s.warpgroups_k > 1 ? warps * 32 * (s.block_n / s.warpgroups_n / 2) * 4 : 0;
+  l.gathered_bytes = 32 * (s.block_n / s.warpgroups_n / 2) * 4;
+  l.partial_bytes = warps * l.gathered_bytes;
+  // Of the warps of a tile each rank of the cluster owns as many, and gathers the others' totals.
+  const u32 owned = (warps + s.cluster_k - 1) / s.cluster_k;
+  const u32 gather_bytes = (s.cluster_k - 1) * owned * l.gathered_bytes;
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
@@ -82,7 +88,7 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
       l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + l.sfb_stage_bytes + kSiteBytes + 16;
   const u32 group_bytes = s.group_capacity == 0 ? 0 : (s.group_capacity + 1) * kGroupBytes;
   const u32 ring_bytes = s.stages * stage_bytes + 2 * l.sfa_group_bytes + align_up(group_bytes, 16) +
-                         (s.warpgroups_k - 1) * l.partial_bytes;
+                         (s.warpgroups_k - 1) * l.partial_bytes + gather_bytes + warps * 16;
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 
@@ -93,12 +99,15 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.sfb = l.sfa + s.stages * l.sfa_stage_bytes;  // TMA writes both: multiples of 128 bytes
   l.sfa_rows = l.sfb + s.stages * l.sfb_stage_bytes;
   l.partials = l.sfa_rows + 2 * l.sfa_group_bytes;
-  l.site = l.partials + (s.warpgroups_k - 1) * l.partial_bytes;
+  l.gathered = l.partials + (s.warpgroups_k - 1) * l.partial_bytes;
+  l.site = l.gathered + gather_bytes;
   l.groups = l.site + s.stages * kSiteBytes;
   l.full = l.groups + align_up(group_bytes, 16);
   l.empty = l.full + s.stages * 8;
   l.c_full = l.empty + s.stages * 8;
-  l.total = l.c_full + warps * l.d_slots * 8;
+  l.gather_full = l.c_full + warps * l.d_slots * 8;
+  l.gather_empty = l.gather_full + warps * 8;
+  l.total = l.gather_empty + (s.cluster_k > 1 ? warps * 8 : 0);
   return l;
 }
 
