@@ -81,13 +81,13 @@ std::string entry_name(const GemmSpec& spec) {
   if (p.scaling == Scaling::k1d2d) name_of_problem += fmt::format("_k{}", p.k);
   if (is_grouped(p)) name_of_problem += fmt::format("_{}", name(p.group_form));
   if (has_row_groups(p)) name_of_problem += fmt::format("_g{}", group_capacity(p));
-  return fmt::format("{}_{}_{}_{}{}_sfa_{}_{}x{}_wg{}x{}x{}_s{}_c{}x{}x{}_r{}", name_of_problem,
+  return fmt::format("{}_{}_{}_{}{}_sfa_{}_{}x{}_wg{}x{}x{}_s{}x{}_c{}x{}x{}_r{}", name_of_problem,
                      name(p.a), name(p.b), name(p.out),
                      reduces(p)     ? "_reduce"
                      : p.accumulate ? "_add"
                                     : "",
                      name(p.sfa_major), t.block_m, t.block_n, t.warpgroups_m, t.warpgroups_n, t.warpgroups_k,
-                     t.stages, t.cluster_m, t.cluster_n, t.cluster_k, t.raster_group);
+                     t.stages, t.stage_blocks, t.cluster_m, t.cluster_n, t.cluster_k, t.raster_group);
 }
 
 Source render_kernel(const GemmSpec& spec, Arch arch) {
@@ -114,6 +114,7 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   add(c, "kWarpgroupsN", std::int64_t{t.warpgroups_n});
   add(c, "kWarpgroupsK", std::int64_t{t.warpgroups_k});
   add(c, "kStages", std::int64_t{t.stages});
+  add(c, "kStageBlocks", std::int64_t{t.stage_blocks});
   add(c, "kClusterM", std::int64_t{t.cluster_m});
   add(c, "kClusterN", std::int64_t{t.cluster_n});
   add(c, "kClusterK", std::int64_t{t.cluster_k});

@@ -21,7 +21,7 @@ device::SmemLayout layout_of(const Tile& t, const Problem& p) {
   return device::smem_layout(
       {static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
        static_cast<std::uint32_t>(t.warpgroups_m), static_cast<std::uint32_t>(t.warpgroups_n), static_cast<std::uint32_t>(t.warpgroups_k),
-       static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(t.cluster_n), static_cast<std::uint32_t>(t.cluster_k),
+       static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(t.stage_blocks), static_cast<std::uint32_t>(t.cluster_n), static_cast<std::uint32_t>(t.cluster_k),
        static_cast<std::uint32_t>(element_bytes(p.out)), p.sfa_major == ScaleMajor::kRow,
        p.scaling == Scaling::k1d1d,
        has_row_groups(p) ? static_cast<std::uint32_t>(group_capacity(p)) : 0});
@@ -48,10 +48,12 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
     return fmt::format("warpgroups_m x warpgroups_n must be 1 to 4 in all, got {}x{}",
                        t.warpgroups_m, t.warpgroups_n);
   const auto cluster_ok = [](std::int32_t c) { return c == 1 || c == 2 || c == 4 || c == 8; };
-  if (!in(t.warpgroups_k,1,4) || (t.warpgroups_k > 1 && (t.block_m > 64 * t.warpgroups_m || (t.warpgroups_m > 1 && has_row_groups(p)) || p.scaling == Scaling::k1d1d || t.warpgroups_k > t.stages || t.warpgroups_k > scale_blocks(p.k))))
+  if (!in(t.warpgroups_k,1,4) || (t.warpgroups_k > 1 && (t.block_m > 64 * t.warpgroups_m || (t.warpgroups_m > 1 && has_row_groups(p)) || p.scaling == Scaling::k1d1d || t.stages % t.warpgroups_k != 0 || t.warpgroups_k > scale_blocks(p.k))))
     return fmt::format("bad warpgroups_k {}", t.warpgroups_k);
   if (!cluster_ok(t.cluster_k) || (t.cluster_k > 1 && (p.layout != Layout::kDense || p.scaling == Scaling::k1d1d || t.cluster_m * t.cluster_n > 1 || t.block_m > 64 * t.warpgroups_m || t.cluster_k > scale_blocks(p.k))))
     return fmt::format("bad cluster_k {}", t.cluster_k);
+  if ((t.stage_blocks != 1 && t.stage_blocks != 2 && t.stage_blocks != 4 && t.stage_blocks != 8) || (t.stage_blocks > 1 && (p.layout != Layout::kDense || p.scaling == Scaling::k1d1d || t.cluster_m * t.cluster_n > 1 || t.block_m > 64 * t.warpgroups_m || p.k % 128 != 0 || t.warpgroups_k > ceil_div(scale_blocks(p.k), t.cluster_k*t.stage_blocks))))
+    return fmt::format("bad stage_blocks {}", t.stage_blocks);
   const bool low = t.warpgroups_m == 1 && (t.block_m == 8 || t.block_m == 16 || t.block_m == 32);
   if (!low && (!in(t.block_m, 64, 256) || t.block_m % (64 * t.warpgroups_m) != 0))
     return fmt::format("block_m must be a multiple of 64 * warpgroups_m = {} in 64..256, got {}",
@@ -171,8 +173,8 @@ std::vector<Tile> legal_tiles(const Problem& problem) {
 }
 
 std::string describe(const Tile& t) {
-  return fmt::format("{}x{}/{}x{}{}/s{}/c{}x{}{}/r{}", t.block_m, t.block_n, t.warpgroups_m,
-                     t.warpgroups_n, t.warpgroups_k > 1 ? fmt::format("x{}", t.warpgroups_k) : "", t.stages, t.cluster_m, t.cluster_n, t.cluster_k > 1 ? fmt::format("x{}", t.cluster_k) : "", t.raster_group);
+  return fmt::format("{}x{}/{}x{}{}/s{}{}/c{}x{}{}/r{}", t.block_m, t.block_n, t.warpgroups_m,
+                     t.warpgroups_n, t.warpgroups_k > 1 ? fmt::format("x{}", t.warpgroups_k) : "", t.stages, t.stage_blocks > 1 ? fmt::format("x{}", t.stage_blocks) : "", t.cluster_m, t.cluster_n, t.cluster_k > 1 ? fmt::format("x{}", t.cluster_k) : "", t.raster_group);
 }
 
 Tile parse_tile(std::string_view text, std::string_view field) {
@@ -204,6 +206,7 @@ Tile parse_tile(std::string_view text, std::string_view field) {
   if (!rest.empty()) expect("/"), t.warpgroups_m = number(), expect("x"), t.warpgroups_n = number();
   if (rest.starts_with("x")) expect("x"), t.warpgroups_k = number();
   if (!rest.empty()) expect("/s"), t.stages = number();
+  if (rest.starts_with("x")) expect("x"), t.stage_blocks = number();
   if (!rest.empty()) expect("/c"), t.cluster_m = number(), expect("x"), t.cluster_n = number();
   if (rest.starts_with("x")) expect("x"), t.cluster_k = number();
   if (!rest.empty()) expect("/r"), t.raster_group = number();

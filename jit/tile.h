@@ -31,6 +31,7 @@ struct Tile {
   std::int32_t raster_group = 8;  // M tiles (in clusters) per band of the L2-friendly order
   std::int32_t warpgroups_k = 1;  // parts of K in a CTA, each with warpgroups of its own
   std::int32_t cluster_k = 1;     // parts of K, each with a CTA of the cluster
+  std::int32_t stage_blocks = 1;  // k-blocks of a stage
 
   auto operator<=>(const Tile&) const = default;
 };

@@ -13,6 +13,16 @@ static_assert(sizeof(device::PackedGemmParams) <= 32764,
 // A map cannot be empty. Without K no kernel reads its inputs, so that any valid map will do.
 MatrixView unread_input(const kiln_operands& o) { return {o.d, 1, 16, 16}; }
 
+// The same matrix as slices of one k-block each, so that one box can hold several of them.
+MatrixView by_k_blocks(const MatrixView& view) {
+  return {view.address,
+          view.rows,
+          jit::kScaleBlock,
+          view.stride,
+          view.cols / jit::kScaleBlock,
+          jit::kScaleBlock};
+}
+
 void fill_ab(const GemmCall& call, device::GemmParams* params) {
   const jit::Problem& p = call.problem;
   const kiln_operands& o = call.operands;
@@ -22,8 +32,9 @@ void fill_ab(const GemmCall& call, device::GemmParams* params) {
   MatrixView b{o.b, p.n, s.k, o.ldb, jit::has_row_groups(p) ? s.num_slices : 0, s.b_group_stride};
   if (s.k == 0) [[unlikely]]
     a = b = unread_input(o);
-  encode_fp8(call.driver, "a", a, call.boxes.a_rows, &params->a);
-  encode_fp8(call.driver, "b", b, call.boxes.b_rows, &params->b);
+  if (call.boxes.k_blocks > 1) a = by_k_blocks(a), b = by_k_blocks(b);
+  encode_fp8(call.driver, "a", a, call.boxes.a_rows, call.boxes.k_blocks, &params->a);
+  encode_fp8(call.driver, "b", b, call.boxes.b_rows, call.boxes.k_blocks, &params->b);
 }
 
 // D from group `first` on. Without a map group g has slice g.
@@ -55,7 +66,7 @@ void fill_scales(const GemmCall& call, device::GemmParams* params) {
     MatrixView sfa{o.sfa, blocks, o.m, o.ld_sfa, masked ? p.groups : 0, s.sfa_group_stride};
     if (s.k == 0) [[unlikely]]
       sfa = unread_input(o);
-    encode_scales(call.driver, "sfa", sfa, call.boxes.sfa_cols, &params->sfa);
+    encode_scales(call.driver, "sfa", sfa, call.boxes.sfa_cols, call.boxes.k_blocks, &params->sfa);
   } else {
     params->sfa_rows = o.sfa;
     params->ld_sfa = o.ld_sfa;
@@ -65,7 +76,7 @@ void fill_scales(const GemmCall& call, device::GemmParams* params) {
     MatrixView sfb{o.sfb, blocks, p.n, o.ld_sfb};
     if (s.k == 0) [[unlikely]]
       sfb = unread_input(o);
-    encode_scales(call.driver, "sfb", sfb, call.boxes.sfb_cols, &params->sfb);
+    encode_scales(call.driver, "sfb", sfb, call.boxes.sfb_cols, 1, &params->sfb);
     params->k_blocks = static_cast<std::uint32_t>(blocks);
   } else {
     params->sfb_blocks = o.sfb;
@@ -98,7 +109,8 @@ MapBoxes map_boxes(const jit::Problem& problem, const jit::Tile& tile) {
   return {device::a_box_rows(block_m, static_cast<std::uint32_t>(tile.cluster_n),
                              jit::has_row_groups(problem)),
           block_n / static_cast<std::uint32_t>(tile.cluster_m), block_m, block_n,
-          device::d_chunk_bytes(row_bytes), device::d_box_rows(block_m)};
+          device::d_chunk_bytes(row_bytes), device::d_box_rows(block_m),
+          static_cast<std::uint32_t>(tile.stage_blocks)};
 }
 
 void fill_params(const GemmCall& call, device::GemmParams* params) {
@@ -117,8 +129,8 @@ void fill_params(const GemmCall& call, std::int32_t first, std::int32_t count,
     MatrixView a{static_cast<const char*>(o.a) + o.m * k_begin, o.m, k, k};
     MatrixView b{static_cast<const char*>(o.b) + call.problem.n * k_begin, call.problem.n, k, k};
     if (k == 0) a = b = unread_input(o);
-    encode_fp8(call.driver, "a", a, call.boxes.a_rows, &params->a[i]);
-    encode_fp8(call.driver, "b", b, call.boxes.b_rows, &params->b[i]);
+    encode_fp8(call.driver, "a", a, call.boxes.a_rows, 1, &params->a[i]);
+    encode_fp8(call.driver, "b", b, call.boxes.b_rows, 1, &params->b[i]);
     params->k_begin[i] = static_cast<std::uint32_t>(k_begin / jit::kScaleBlock);
     params->k_blocks[i] = static_cast<std::uint32_t>(k / jit::kScaleBlock);
     k_begin += k;

@@ -21,6 +21,7 @@ struct MapBoxes {
   std::uint32_t a_rows = 0, b_rows = 0;
   std::uint32_t sfa_cols = 0, sfb_cols = 0;
   std::uint32_t d_chunk_bytes = 0, d_rows = 0;
+  std::uint32_t k_blocks = 0;  // of A, B and SFA: those of a stage
 };
 MapBoxes map_boxes(const jit::Problem& problem, const jit::Tile& tile);
 

@@ -251,9 +251,9 @@ typedef struct kiln_tile {
   int32_t stages;
   int32_t cluster_m, cluster_n;
   int32_t raster_group;
-  int32_t warpgroups_k, cluster_k;
+  int32_t warpgroups_k, cluster_k, stage_blocks;
 } kiln_tile;
-#define KILN_TILE_INIT {sizeof(kiln_tile), 1, 128, 128, 2, 1, 4, 1, 1, 8, 1, 1}
+#define KILN_TILE_INIT {sizeof(kiln_tile), 1, 128, 128, 2, 1, 4, 1, 1, 8, 1, 1, 1}
 
 /* Pure CPU: validates the problem and chooses a tile for every M. tile: NULL for the engine's
  * choice, else this one tile for every M. Errors: INVALID_ARGUMENT, UNSUPPORTED. */

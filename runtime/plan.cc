@@ -26,7 +26,7 @@ TilePlan choose_tiles(const Engine& engine, const jit::Problem& problem,
 kiln_tile to_c(const jit::Tile& tile) {
   return {sizeof(kiln_tile), 1,           tile.block_m,   tile.block_n,   tile.warpgroups_m,
           tile.warpgroups_n, tile.stages, tile.cluster_m, tile.cluster_n, tile.raster_group,
-          tile.warpgroups_k, tile.cluster_k};
+          tile.warpgroups_k, tile.cluster_k, tile.stage_blocks};
 }
 
 LaunchOptions launch_options(const kiln_operands& o) {

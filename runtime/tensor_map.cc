@@ -25,6 +25,7 @@ struct Format {
   std::uint32_t element_bytes;
   std::uint32_t box_cols;
   std::uint32_t box_rows;
+  std::uint32_t box_slices;
   CUtensorMapSwizzle swizzle;
   CUtensorMapL2promotion promotion;
 };
@@ -50,7 +51,7 @@ void encode(const Driver& driver, const char* name, const MatrixView& view, cons
   const cuuint64_t strides_bytes[] = {
       static_cast<cuuint64_t>(view.stride) * format.element_bytes,
       static_cast<cuuint64_t>(view.slice_stride) * format.element_bytes};
-  const cuuint32_t box[] = {format.box_cols, format.box_rows, 1};
+  const cuuint32_t box[] = {format.box_cols, format.box_rows, format.box_slices};
   const cuuint32_t element_strides[] = {1, 1, 1};
   const CUresult result = driver.cuTensorMapEncodeTiled(
       reinterpret_cast<CUtensorMap*>(map), format.type, view.slices == 0 ? 2 : 3,
@@ -64,9 +65,9 @@ void encode(const Driver& driver, const char* name, const MatrixView& view, cons
 }  // namespace
 
 void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
-                std::uint32_t box_rows, device::TensorMap* map) {
+                std::uint32_t box_rows, std::uint32_t box_slices, device::TensorMap* map) {
   encode(driver, name, view,
-         Format{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, device::kBlockK, box_rows,
+         Format{CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, device::kBlockK, box_rows, box_slices,
                 swizzle_of(device::kBlockK), CU_TENSOR_MAP_L2_PROMOTION_L2_256B},
          map);
 }
@@ -76,15 +77,15 @@ void encode_output(const Driver& driver, const MatrixView& view, std::int64_t el
   const auto bytes = static_cast<std::uint32_t>(element_bytes);
   encode(driver, "d", view,
          Format{bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-                bytes, chunk_bytes / bytes, box_rows, swizzle_of(chunk_bytes),
+                bytes, chunk_bytes / bytes, box_rows, 1, swizzle_of(chunk_bytes),
                 CU_TENSOR_MAP_L2_PROMOTION_NONE},
          map);
 }
 
 void encode_scales(const Driver& driver, const char* name, const MatrixView& view,
-                   std::uint32_t box_cols, device::TensorMap* map) {
+                   std::uint32_t box_cols, std::uint32_t box_rows, device::TensorMap* map) {
   encode(driver, name, view,
-         Format{CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, box_cols, 1, CU_TENSOR_MAP_SWIZZLE_NONE,
+         Format{CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, box_cols, box_rows, 1, CU_TENSOR_MAP_SWIZZLE_NONE,
                 CU_TENSOR_MAP_L2_PROMOTION_NONE},
          map);
 }

@@ -77,8 +77,9 @@ KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], u64 a, u64 b) {
 constexpr u32 kColumnValues = kColumnScales ? kWgN / 4 : kScaleChunks;
 
 KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], const Consumer& c, u32 stage,
-                                    u32 tile_column) {
-  const u32 sfb = c.smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes;
+                                    u32 block, u32 tile_column) {
+  const u32 sfb =
+      c.smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes + block * kSfbSlotBytes;
   if constexpr (kColumnScales) {
     const u32 from = sfb + (c.column + c.lane % 4 * 2) * 4;
 #pragma unroll
@@ -136,12 +137,12 @@ struct ConsumerState {
   Place place;           // of the finished tile
   bool pending = false;  // there is one
   Ring<kStages> tile;    // where this tile begins; the parts of K begin a stage apart
-  u32 gather_phase = 0;
+  u32 tiles = 0;         // gathered
 
   // This part's first stage of the next tile.
   KILN_DEVICE Ring<kStages> next_tile(u32 part) {
-    tile.advance(kPartBlocks % kStages);
-    tile.phase ^= kPartBlocks / kStages & 1;
+    tile.advance(kPartStages % kStages);
+    tile.phase ^= kPartStages / kStages & 1;
     Ring<kStages> first = tile;
     first.advance(part);
     return first;
@@ -176,9 +177,10 @@ KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
 
 // Each warp's rows belong to one rank of the cluster, which gathers the totals of all parts and adds
 // them in the order of K.
-KILN_DEVICE void gather_parts(const Consumer& c, u32 phase, float (&total)[kWgN / 2],
+KILN_DEVICE void gather_parts(const Consumer& c, u32 tiles, float (&total)[kWgN / 2],
                               float (&sum)[kWgN / 2]) {
   const u32 warp = c.warp / 4 * kStoreWarps + c.warp % 4, owner = warp % kClusterK;
+  const u32 phase = tiles & 1;
   const u32 full = c.smem + kSmem.gather_full + warp * 8;
   const u32 empty = c.smem + kSmem.gather_empty + warp * 8;
   const u32 from = c.smem + kSmem.gathered +
@@ -194,6 +196,8 @@ KILN_DEVICE void gather_parts(const Consumer& c, u32 phase, float (&total)[kWgN 
       st_async_v4_f32(to + i * 128, total[i], total[i + 1], total[i + 2], total[i + 3], barrier);
     return;
   }
+  if (tiles > 0 && c.lane < kClusterK && c.lane != owner)  // the last tile's have been read
+    mbarrier_arrive_release_cluster(mapa(empty, c.lane));
   if (c.lane == 0) mbarrier_arrive_expect_tx(full, (kClusterK - 1) * kSmem.gathered_bytes);
   while (!mbarrier_try_wait_parity_cluster(full, phase)) {
   }
@@ -216,14 +220,12 @@ KILN_DEVICE void gather_parts(const Consumer& c, u32 phase, float (&total)[kWgN 
   }
 #pragma unroll
   for (u32 i = 0; i < kWgN / 2; ++i) total[i] = sum[i];
-  __syncwarp();
-  if (c.lane < kClusterK && c.lane != c.rank) mbarrier_arrive_release_cluster(mapa(empty, c.lane));
 }
 
 // The stage is read: lets the producers of every CTA that shares it refill it.
 KILN_DEVICE void release(const Consumer& c, u32 stage) {
   const u32 empty = c.smem + kSmem.empty + stage * 8;
-  if constexpr (kClusterM * kClusterN == 1) {
+  if constexpr (!kShares) {
     if (c.lane == 0) mbarrier_arrive(empty);
   } else {
     if (c.releases) mbarrier_arrive_cluster(empty, c.lane);
@@ -235,17 +237,17 @@ KILN_DEVICE void release(const Consumer& c, u32 stage) {
 template <bool kFirst>
 KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState& state,
                           float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], u32 tile_column,
-                          u32 waves) {
+                          u32 waves, u32 block) {
   const u32 stage = state.ring.stage;
   float columns[kColumnValues];
-  if constexpr (!kColumnScales) load_column_scales(columns, c, stage, tile_column);
-  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
+  if constexpr (!kColumnScales) load_column_scales(columns, c, stage, block, tile_column);
+  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes + block * kBlockM * 4 +
                   (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
   // A tile of 8 rows repeats them; what a WGMMA reads beyond 16 or 32 is in the next stages.
   const u64 a = matrix_descriptor<kBlockM == 8 ? 0 : 8 * kBlockK>(
-      c.smem + kSmem.a + stage * kSmem.a_stage_bytes + c.row * kBlockK);
-  const u64 b =
-      matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes + c.column * kBlockK);
+      c.smem + kSmem.a + stage * kSmem.a_stage_bytes + (block * kBlockM + c.row) * kBlockK);
+  const u64 b = matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes +
+                                  (block * kBlockN + c.column) * kBlockK);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
     // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
@@ -256,7 +258,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     start_mma(sum, a + wave * (kWaveStride * kBlockK >> 4), b);
     // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
     // after.
-    if (kColumnScales && wave == 0) load_column_scales(columns, c, stage, tile_column);
+    if (kColumnScales && wave == 0) load_column_scales(columns, c, stage, block, tile_column);
     if constexpr (kFirst) {
       if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
     }
@@ -264,14 +266,14 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     if constexpr (kEarlyProducts) make_products(products, row_scales, columns);
     wgmma_wait_group<0>();
     keep(sum);
-    if (kRowGroups && !kFirst ? wave + 1 == waves : wave + 1 == kWaves) release(c, stage);
+    const bool last_wave = wave + 1 == (kRowGroups && !kFirst ? waves : kWaves);
+    if (last_wave && block + 1 == kStageBlocks) release(c, stage);
     if constexpr (kEarlyProducts) {
       promote<kFirst>(total[wave], sum, products);
     } else {
       promote<kFirst>(total[wave], sum, row_scales, columns);
     }
   }
-  state.ring.advance(kWarpgroupsK);
 }
 
 // Which of this warp's rows are the tile's, for each wave. With labels a row's own label decides.
@@ -294,15 +296,23 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
                               float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2],
                               const Tile& t, u32 waves) {
   const Place place = place_of(p, c, t);
+  const auto rest = [&] {  // of the stage
+#pragma unroll
+    for (u32 block = 1; block < kStageBlocks; ++block)
+      multiply<false>(p, c, state, total, sum, t.column, waves, block);
+    state.ring.advance(kWarpgroupsK);
+  };
   const auto first = [&] {
-    multiply<true>(p, c, state, total, sum, t.column, waves);
+    multiply<true>(p, c, state, total, sum, t.column, waves, 0);
+    rest();
     if constexpr (kLoadC) {
       if (c.lane == 0 && c.stores) request_c(p, c, place);
     }
   };
   const auto next = [&] {
     wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
-    multiply<false>(p, c, state, total, sum, t.column, waves);
+    multiply<false>(p, c, state, total, sum, t.column, waves, 0);
+    rest();
   };
   if constexpr (kWholeRounds) {
 #pragma unroll 1
@@ -315,9 +325,9 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     }
   } else {
     first();
-    const u32 k_blocks = kColumnScales ? t.k_blocks : kPartBlocks;
+    const u32 steps = kColumnScales ? t.steps : kPartStages;
 #pragma unroll kUnrollK
-    for (u32 k_block = c.part + kWarpgroupsK; k_block < k_blocks; k_block += kWarpgroupsK) next();
+    for (u32 step = c.part + kWarpgroupsK; step < steps; step += kWarpgroupsK) next();
   }
   if constexpr (kWarpgroupsK > 1) {
     add_parts(c, total[0]);
@@ -325,8 +335,8 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
   }
   state.place = place;
   if constexpr (kClusterK > 1) {
-    if (c.part == 0 && c.warp % 4 < kStoreWarps) gather_parts(c, state.gather_phase, total[0], sum);
-    state.gather_phase ^= 1;
+    if (c.part == 0 && c.warp % 4 < kStoreWarps) gather_parts(c, state.tiles, total[0], sum);
+    ++state.tiles;
   }
   state.pending = c.stores;
 }
@@ -334,7 +344,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
 // A tile without valid rows for this warpgroup: its stages are only handed back, when the whole
 // warp has seen them. (Elsewhere the WGMMAs hold a warp together.)
 KILN_DEVICE void pass_tile(const Consumer& c, Ring<kStages>& ring) {
-  for (u32 k_block = 0; k_block < kPartBlocks; ++k_block, ring.advance()) {
+  for (u32 step = 0; step < kPartStages; ++step, ring.advance()) {
     wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
     __syncwarp();
     release(c, ring.stage);
@@ -370,7 +380,7 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   while (true) {
     wait(smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
     const Tile t = read_tile(smem + kSmem.site + state.ring.stage * kSiteBytes);
-    if (t.k_blocks == 0) break;
+    if (t.steps == 0) break;
     // Waves of this warpgroup that have valid rows.
     const u32 rows = kRowGroups ? valid_rows(t.row, t.row_end) : kBlockM;
     const u32 waves = rows <= c.row ? 0 : (rows - c.row + kWaveStride - 1) / kWaveStride;
@@ -394,16 +404,18 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
 
 // ---- the kernel ----
 
+// One warp.
 KILN_DEVICE void init_barriers(u32 smem) {
   constexpr u32 kSharers =
       kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
-  for (u32 s = 0; s < kStages; ++s) {
+  const u32 lane = threadIdx.x % 32;
+  for (u32 s = lane; s < kStages; s += 32) {
     mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleArrivals);
     mbarrier_init(smem + kSmem.empty + s * 8, kPartConsumers * 4 * kSharers);
   }
-  for (u32 i = 0; kLoadC && i < kPartConsumers * kStoreWarps * kSlots; ++i)
+  for (u32 i = lane; kLoadC && i < kPartConsumers * kStoreWarps * kSlots; i += 32)
     mbarrier_init(smem + kSmem.c_full + i * 8, 1);
-  for (u32 i = 0; kClusterK > 1 && i < kPartConsumers * kStoreWarps; ++i) {
+  for (u32 i = lane; kClusterK > 1 && i < kPartConsumers * kStoreWarps; i += 32) {
     mbarrier_init(smem + kSmem.gather_full + i * 8, 1);
     mbarrier_init(smem + kSmem.gather_empty + i * 8, 1);
   }
@@ -427,12 +439,11 @@ KILN_DEVICE void gemm(const Params& params) {
   const u32 smem = smem_address(shared);
   const u32 warp = threadIdx.x / 32;
   const Work w = this_work(p);
-  if (threadIdx.x == 0) {
-    prefetch_maps(params);
-    init_barriers(smem);
-  }
-  if constexpr (kClusterSize > 1) {
-    barrier_cluster_arrive_relaxed();
+  if (threadIdx.x == 0) prefetch_maps(params);
+  if (warp == 1) init_barriers(smem);
+  __syncwarp();
+  if constexpr (kClusterSize > 1) barrier_cluster_arrive_relaxed();
+  if constexpr (kShares) {
     barrier_cluster_wait();
   } else {
     __syncthreads();
@@ -446,12 +457,14 @@ KILN_DEVICE void gemm(const Params& params) {
     if (!kColumnScales && warp == 1) produce_column_scales(p, w, smem);
     if (kSfaRowMajor && warp >= 2) produce_row_scales(p, w, smem);
     __syncwarp();
+    if constexpr (kClusterK > 1) barrier_cluster_wait();
   } else {
     setmaxnreg_inc<kConsumerRegisters>();
+    if constexpr (kClusterK > 1) barrier_cluster_wait();  // before it writes to other CTAs
     consume(p, w, smem);
     __syncwarp();
   }
-  if constexpr (kClusterSize > 1) {
+  if constexpr (kShares) {
     barrier_cluster_arrive();
     barrier_cluster_wait();
   }

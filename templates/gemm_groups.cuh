@@ -120,7 +120,7 @@ KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 item) {
 
 // A cluster's tile as this CTA has it.
 KILN_DEVICE Site of_this_cta(Site s, const Work& w) {
-  if constexpr (!kColumnScales) s.k = {0, kPartBlocks};
+  if constexpr (!kColumnScales) s.k = {0, kPartStages};
   s.row += w.cta_m * kBlockM;
   s.column += w.cta_n * kBlockN;
   return s;

@@ -79,18 +79,19 @@ KILN_DEVICE u32 recomputed(u32 value) {
 }
 
 KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
-                            u32 k_block) {
-  constexpr u32 kFixedBytes = kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kBlockM * 4) +
+                            u32 step) {
+  constexpr u32 kFixedBytes = kSmem.b_stage_bytes +
+                              (kSfaRowMajor ? 0 : kStageBlocks * kBlockM * 4) +
                               (kColumnScales ? kBlockN * 4 : 0);
   constexpr u32 kRowsA = kBlockM / kClusterN, kRowsB = kBlockN / kClusterM;
   const u32 full = smem + kSmem.full + stage * 8;
   const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes;
   const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRowsB * kBlockK;
-  const u32 at = l.order(k_block), k = (l.k + at) * kBlockK;
+  const u32 at = l.order(step * kStageBlocks), k = (l.k + at) * kBlockK;
   // The rows of all boxes are kept in registers, which one kind of kernel does not have.
   // (Recomputed everywhere, groups lost 1 % on an H200; a rolled loop over the boxes lost 13 %.)
   const u32 first_row = kLabels && kLoadC ? recomputed(l.row) : l.row;
-  mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK);
+  mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK * kStageBlocks);
 #pragma unroll
   for (u32 box = 0; box < kRowsA / kBoxRowsA; ++box) {
     const u32 row = w.cta_n * kRowsA + box * kBoxRowsA;
@@ -99,6 +100,8 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
       constexpr u32 kRow = ((1u << kClusterSize) - 1) / ((1u << kClusterM) - 1);
       load_multicast<kSlicedA>(a + row * kBlockK, *l.a, k, first_row + row, l.slice_a, full,
                                kRow << w.cta_m);
+    } else if constexpr (kStageBlocks > 1) {
+      tma_load_3d(a, *l.a, 0, first_row, at, full);
     } else {
       load<kSlicedA>(a + row * kBlockK, *l.a, k, first_row + row, l.slice_a, full);
     }
@@ -107,6 +110,8 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
     constexpr u32 kColumn = (1u << kClusterM) - 1;
     load_multicast<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full,
                              kColumn << (w.cta_n * kClusterM));
+  } else if constexpr (kStageBlocks > 1) {
+    tma_load_3d_policy(b, *l.b, 0, l.row_b, at, full, l.policy_b);
   } else {
     load_policy<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, l.policy_b);
   }
@@ -120,7 +125,7 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
 
 // Arrivals on full[s] besides the TMA thread's: lanes that write column scales, warps with row
 // scales.
-constexpr u32 kScaleArrivals = (kColumnScales ? 0 : kScaleSpan) + (kSfaRowMajor ? 2 : 0);
+constexpr u32 kScaleArrivals = (kColumnScales ? 0 : kStageBlocks * kScaleSpan) + (kSfaRowMajor ? 2 : 0);
 
 // One thread.
 template <class Params>
@@ -130,16 +135,16 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
   for_each_tile(params, w, smem, [&](const Site& s) {
     const Loads l = loads_of(params, w, s);
     const u32 slice = kLayout == kGroupedK ? slice_of(p, s.group) : s.group;
-    const u32 k_blocks = kColumnScales ? s.k.blocks : kPartBlocks;
-    const Tile tile{s.row, s.column, s.row_begin, s.row_end, slice, s.group, k_blocks};
+    const u32 steps = kColumnScales ? s.k.blocks : kPartStages;
+    const Tile tile{s.row, s.column, s.row_begin, s.row_end, slice, s.group, steps};
     wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
     write_tile(smem + kSmem.site + ring.stage * kSiteBytes, tile);
 #pragma unroll 1
-    for (u32 k_block = 0; k_block < k_blocks; ++k_block, ring.advance()) {
+    for (u32 step = 0; step < steps; ++step, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      if (kWarpgroupsK > 1 && k_block > 0 && k_block < kWarpgroupsK)  // the first of another part
+      if (kWarpgroupsK > 1 && step > 0 && step < kWarpgroupsK)  // the first of another part
         write_tile(smem + kSmem.site + ring.stage * kSiteBytes, tile);
-      load_stage(p, w, smem, ring.stage, l, k_block);
+      load_stage(p, w, smem, ring.stage, l, step);
     }
   });
   griddepcontrol_launch_dependents();
@@ -174,16 +179,17 @@ KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 s
     if (exists) sfb += slice * p.sfb_group_stride + scale_column * p.ld_sfb;
     float scales = 0.f, next = read_column_scale(sfb, order, 0, exists);
 #pragma unroll 1
-    for (u32 k_block = 0; k_block < kPartBlocks; ++k_block, ring.advance()) {
+    for (u32 k_block = 0; k_block < kPartBlocks; k_block += kStageBlocks, ring.advance()) {
       if (k_block % kScaleBatch == 0) {
         scales = next;
         next = read_column_scale(sfb, order, k_block + kScaleBatch, exists);
       }
-      const float scale =
-          __shfl_sync(0xffffffffu, scales, lane * kScaleBatch + k_block % kScaleBatch);
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      if (lane < kScaleSpan) {
-        st_shared_f32(smem + kSmem.sfb + ring.stage * kSmem.sfb_stage_bytes + lane * 4, scale);
+      const u32 block = lane % kScaleBatch - k_block % kScaleBatch;  // of the stage
+      if (column < kScaleSpan && block < kStageBlocks) {
+        st_shared_f32(smem + kSmem.sfb + ring.stage * kSmem.sfb_stage_bytes +
+                          block * kSfbSlotBytes + column * 4,
+                      scales);
         mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
       }
       __syncwarp();
@@ -238,7 +244,7 @@ KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem
     request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes, order(0));
     cp_async_commit_group();
 #pragma unroll 1
-    for (u32 k_block = 0; k_block < kPartBlocks; ++k_block, ring.advance()) {
+    for (u32 k_block = 0; k_block < kPartBlocks; ++k_block) {
       if (k_block % kSfaGroup == 0) {  // this group has landed; ask for the next one
         cp_async_wait_group<0>();
         parity ^= 1;
@@ -248,13 +254,16 @@ KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem
         cp_async_commit_group();
       }
       const u32 from = groups + (parity ^ 1) * kSmem.sfa_group_bytes + k_block % kSfaGroup * 4;
-      const u32 to = smem + kSmem.sfa + ring.stage * kSmem.sfa_stage_bytes;
-      wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+      const u32 block = k_block % kStageBlocks;  // of the stage
+      const u32 to = smem + kSmem.sfa + ring.stage * kSmem.sfa_stage_bytes + block * kBlockM * 4;
+      if (block == 0) wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
 #pragma unroll 2
       for (u32 row = lane; row < kBlockM; row += 64)
         st_shared_f32(to + row * 4, ld_shared_f32(from + row * kSfaGroup * 4));
+      if (block + 1 < kStageBlocks) continue;
       __syncwarp();
       if (lane % 32 == 0) mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
+      ring.advance();
     }
   });
 }

@@ -22,6 +22,7 @@ constexpr u32 kPartConsumers = kWarpgroupsM * kWarpgroupsN;  // warpgroups of on
 constexpr u32 kConsumers = kPartConsumers * kWarpgroupsK;
 constexpr u32 kThreads = 128 * (kConsumers + 1);
 constexpr u32 kClusterSize = kClusterM * kClusterN * kClusterK;
+constexpr bool kShares = kClusterM * kClusterN > 1;  // operands, by multicast
 constexpr u32 kWgM = kBlockM / kWarpgroupsM;
 constexpr u32 kWgN = kBlockN / kWarpgroupsN;
 constexpr u32 kWaves = kWgM < kWaveRows ? 1 : kWgM / kWaveRows;
@@ -30,7 +31,10 @@ constexpr u32 kStoreWarps = store_warps(kBlockM);
 constexpr u32 kWaveStride = kWarpgroupsM * kWaveRows;  // warpgroups take waves in turn: the valid
                                                        // rows of a partly valid tile are shared out
 constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;  // 1d2d; a run-time value in 1d1d
-constexpr u32 kPartBlocks = (kKBlocks + kClusterK - 1) / kClusterK;  // of one CTA of a tile
+// Of one CTA of a tile: k-blocks, in whole stages. What lies behind K reads as zeros.
+constexpr u32 kPartBlocks =
+    align_up((kKBlocks + kClusterK - 1) / kClusterK, kStageBlocks);
+constexpr u32 kPartStages = kPartBlocks / kStageBlocks;
 constexpr u32 kBoxRowsA = a_box_rows(kBlockM, kClusterN, kRowGroups);
 constexpr u32 kTilesN = (kN + kBlockN * kClusterN - 1) / (kBlockN * kClusterN);  // in clusters
 constexpr u32 kScaleColumns = (kN + 127) / 128;
@@ -39,8 +43,11 @@ static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0 ||
                   (kWarpgroupsM == 1 && (kBlockM == 8 || kBlockM == 16 || kBlockM == 32)),
               "a warpgroup owns whole waves of 64 rows, or the first rows of one");
 static_assert(kWarpgroupsK == 1 || (kWaves == 1 && (kWarpgroupsM == 1 || !kRowGroups) && !kColumnScales &&
-                                    kWarpgroupsK <= kStages && kWarpgroupsK <= kPartBlocks),
-              "parts of K: of low tiles, each with a k-block");
+                                    kStages % kWarpgroupsK == 0 && kWarpgroupsK <= kPartStages),
+              "parts of K: of tiles of one wave, each with stages of its own");
+static_assert(kStageBlocks == 1 || (kLayout == kDense && !kColumnScales && kWaves == 1 &&
+                                    kClusterM * kClusterN == 1 && kK % kBlockK == 0),
+              "several k-blocks to a stage: of dense tiles of one wave");
 static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
 static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0,
               "a TMA box is at most 256 rows of whole swizzle atoms");
@@ -55,7 +62,7 @@ constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
 constexpr SmemLayout kSmem =
-    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kClusterN, kClusterK, kOutBytes,
+    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kStageBlocks, kClusterN, kClusterK, kOutBytes,
                  kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
@@ -83,7 +90,7 @@ static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
 // round has constant addresses: all of the address arithmetic goes, and the next barrier is looked
 // at under the promotion. H200, K >= 1536: 192x128 and 256x128 gain 0.4 to 2 %, 128x192 2.5 %; one
 // round alone (K = 512) loses 3 %. (Accumulating into loaded C, 192x128 would spill.)
-constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && kStages == 4 &&
+constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && kStageBlocks == 1 && kStages == 4 &&
                               kPartBlocks % kStages == 0 && kPartBlocks > kStages &&
                               // Fewer rounds the compiler unrolls, and spills.
                               (!kRowGroups || kWaves == 1 || kPartBlocks >= 6 * kStages);
@@ -91,7 +98,7 @@ constexpr u32 kRounds = kWholeRounds ? kPartBlocks / kStages : 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
-constexpr u32 kUnrollK = !kColumnScales && kWarpgroupsK == 1 && kConsumers <= (kLoadC ? 2 : 3) && kWaves == 1 &&
+constexpr u32 kUnrollK = !kColumnScales && kWarpgroupsK == 1 && kStageBlocks == 1 && kConsumers <= (kLoadC ? 2 : 3) && kWaves == 1 &&
                                  kWgN == 128 && kScaleChunks == 1
                              ? 4
                              : 1;
@@ -102,7 +109,8 @@ static_assert(kClusterK == 1 || (kLayout == kDense && !kColumnScales && kWaves =
 
 // Few rows of A lie in few L2 slices, which all CTAs would ask at once. Tile columns therefore begin
 // at different k-blocks, and go round.
-constexpr bool kTurns = !kColumnScales && kBlockM <= 64 && !(kSfaRowMajor && kPartBlocks % kSfaGroup != 0);
+constexpr u32 kTurnUnit = kSfaRowMajor && kStageBlocks < kSfaGroup ? kSfaGroup : kStageBlocks;
+constexpr bool kTurns = !kColumnScales && kBlockM <= 64 && kPartBlocks % kTurnUnit == 0;
 
 // Which k-blocks a CTA computes, in which order.
 struct KOrder {
@@ -143,8 +151,8 @@ KILN_DEVICE Work this_work(const GemmParams& p) {
 // The parts of a cluster are neighbouring ranges; behind K everything reads as zeros.
 KILN_DEVICE KOrder k_order(const Work& w, u32 column) {
   constexpr u32 kTiles = (kN + kBlockN - 1) / kBlockN;
-  const u32 turn = kTurns ? column / kBlockN * kPartBlocks / kTiles : 0;
-  return {kClusterK > 1 ? w.rank * kPartBlocks : 0, kSfaRowMajor ? turn / kSfaGroup * kSfaGroup : turn};
+  const u32 turn = kTurns ? column / kBlockN * (kPartBlocks / kTurnUnit) / kTiles * kTurnUnit : 0;
+  return {kClusterK > 1 ? w.rank * kPartBlocks : 0, turn};
 }
 
 struct Consumer {
@@ -166,12 +174,12 @@ struct Tile {
   u32 row_begin, row_end;  // rows before and from here on are not the tile's
   u32 slice;               // of D
   u32 group;
-  u32 k_blocks;  // 0: there are no more tiles
+  u32 steps;  // stages that its data takes; 0: there are no more tiles
 };
 
 KILN_DEVICE void write_tile(u32 site, const Tile& t) {
   st_shared_v4_u32(site, t.row, t.column, t.row_begin, t.row_end);
-  st_shared_v4_u32(site + 16, t.slice, t.group, t.k_blocks, 0);
+  st_shared_v4_u32(site + 16, t.slice, t.group, t.steps, 0);
 }
 
 KILN_DEVICE Tile read_tile(u32 site) {

@@ -18,7 +18,7 @@ constexpr u32 kWaveRows = 64;   // rows of one WGMMA
 struct GemmShape {
   u32 block_m, block_n;
   u32 warpgroups_m, warpgroups_n, warpgroups_k;
-  u32 stages;
+  u32 stages, stage_blocks;  // of the ring, each so many k-blocks
   u32 cluster_n, cluster_k;
   u32 out_bytes;  // of one element of D
   bool sfa_row_major;
@@ -68,11 +68,11 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   SmemLayout l{};
   const u32 warps = s.warpgroups_m * s.warpgroups_n * store_warps(s.block_m);
   const u32 row_bytes = s.block_n / s.warpgroups_n * s.out_bytes;
-  l.a_stage_bytes = s.block_m * kBlockK;
-  l.b_stage_bytes = s.block_n * kBlockK;
-  l.sfa_stage_bytes = align_up(s.block_m * 4, 128);
+  l.a_stage_bytes = s.stage_blocks * s.block_m * kBlockK;
+  l.b_stage_bytes = s.stage_blocks * s.block_n * kBlockK;
+  l.sfa_stage_bytes = align_up(s.stage_blocks * s.block_m * 4, 128);
   l.sfa_group_bytes = s.sfa_row_major ? s.block_m * 4 * kSfaGroup : 0;
-  l.sfb_stage_bytes = s.column_scales ? align_up(s.block_n * 4, 128) : kSfbSlotBytes;
+  l.sfb_stage_bytes = s.column_scales ? align_up(s.block_n * 4, 128) : s.stage_blocks * kSfbSlotBytes;
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
   l.d_chunks = align_up(s.block_m / s.warpgroups_m, kWaveRows) / kWaveRows *
                (row_bytes / l.d_chunk_bytes);
