@@ -50,7 +50,6 @@ void fill_output(const GemmCall& call, std::int32_t first, device::GemmParams* p
                                                                  : 0;
   encode_output(call.driver, {d, o.m, p.n, o.ldd, slices, call.sizes.d_group_stride}, bytes,
                 call.boxes.d_chunk_bytes, call.boxes.d_rows, &params->d);
-  if (!jit::has_row_groups(p)) return;
   params->d_rows = d;
   params->ldd = o.ldd;
   params->d_group_stride = call.sizes.d_group_stride;

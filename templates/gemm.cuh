@@ -153,18 +153,17 @@ struct ConsumerState {
 
 // Adds the totals of the other parts to part 0's, always in the same order.
 KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
-  constexpr u32 kThreadsOfAll = kConsumers * 128;
   const bool stores = c.warp % 4 < kStoreWarps;
   const u32 column = c.warp / 4;
   const u32 slot = c.smem + kSmem.partials +
                    ((column * kStoreWarps + c.warp % 4) * (kWgN / 2) * 32 + c.lane) * 4;
-  named_barrier<kThreadsOfAll>();  // part 0 has read those of the last tile
+  bar_sync<kPartsBarrier, kConsumers * 128>();  // part 0 has read those of the last tile
   if (c.part > 0 && stores) {
 #pragma unroll
     for (u32 i = 0; i < kWgN / 2; ++i)
       st_shared_f32(slot + (c.part - 1) * kSmem.partial_bytes + i * 128, total[i]);
   }
-  named_barrier<kThreadsOfAll>();
+  bar_sync<kPartsBarrier, kConsumers * 128>();
   if (c.part == 0 && stores) {
 #pragma unroll
     for (u32 part = 1; part < kWarpgroupsK; ++part) {
@@ -232,33 +231,41 @@ KILN_DEVICE void release(const Consumer& c, u32 stage) {
   }
 }
 
+// A 64-row part of A and this warpgroup's columns of B in a k-block of a stage.
+KILN_DEVICE u64 descriptor_a(const Consumer& c, u32 stage, u32 block) {
+  // A tile of 8 rows repeats them; what a WGMMA reads beyond 16 or 32 is in the next stages.
+  return matrix_descriptor<kBlockM == 8 ? 0 : 8 * kBlockK>(
+      c.smem + kSmem.a + stage * kSmem.a_stage_bytes + (block * kBlockM + c.row) * kBlockK);
+}
+KILN_DEVICE u64 descriptor_b(const Consumer& c, u32 stage, u32 block) {
+  return matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes +
+                           (block * kBlockN + c.column) * kBlockK);
+}
+constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from its first
+
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
 // then promote. `waves` of them have valid rows, at least one. On entry the stage is full.
 template <bool kFirst>
 KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState& state,
                           float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], u32 tile_column,
-                          u32 waves, u32 block) {
+                          u32 waves) {
   const u32 stage = state.ring.stage;
   float columns[kColumnValues];
-  if constexpr (!kColumnScales) load_column_scales(columns, c, stage, block, tile_column);
-  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes + block * kBlockM * 4 +
+  if constexpr (!kColumnScales) load_column_scales(columns, c, stage, 0, tile_column);
+  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
                   (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
-  // A tile of 8 rows repeats them; what a WGMMA reads beyond 16 or 32 is in the next stages.
-  const u64 a = matrix_descriptor<kBlockM == 8 ? 0 : 8 * kBlockK>(
-      c.smem + kSmem.a + stage * kSmem.a_stage_bytes + (block * kBlockM + c.row) * kBlockK);
-  const u64 b = matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes +
-                                  (block * kBlockN + c.column) * kBlockK);
+  const u64 a = descriptor_a(c, stage, 0), b = descriptor_b(c, stage, 0);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
     // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
     // live on from tile to tile and cost registers that are not there.
     if (kRowGroups && !kFirst && wave > 0 && wave >= waves) break;
     const float2 row_scales{ld_shared_f32(sfa + wave * kWaveStride * 4),
-                            ld_shared_f32(sfa + wave * kWaveStride * 4 + (kBlockM == 8 ? 0 : 32))};
+                            ld_shared_f32(sfa + (wave * kWaveStride + kLowerRows) * 4)};
     start_mma(sum, a + wave * (kWaveStride * kBlockK >> 4), b);
     // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
     // after.
-    if (kColumnScales && wave == 0) load_column_scales(columns, c, stage, block, tile_column);
+    if (kColumnScales && wave == 0) load_column_scales(columns, c, stage, 0, tile_column);
     if constexpr (kFirst) {
       if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
     }
@@ -267,13 +274,42 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     wgmma_wait_group<0>();
     keep(sum);
     const bool last_wave = wave + 1 == (kRowGroups && !kFirst ? waves : kWaves);
-    if (last_wave && block + 1 == kStageBlocks) release(c, stage);
+    if (last_wave) release(c, stage);
     if constexpr (kEarlyProducts) {
       promote<kFirst>(total[wave], sum, products);
     } else {
       promote<kFirst>(total[wave], sum, row_scales, columns);
     }
   }
+}
+
+// kBatch k-blocks of a stage from `block` on, of a tile of one wave.
+template <bool kFirst>
+KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, ConsumerState& state,
+                                float (&total)[kWgN / 2], float (&sums)[kBatch][kWgN / 2],
+                                u32 tile_column, u32 block) {
+  const u32 stage = state.ring.stage;
+  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
+                  (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
+  float2 row_scales[kBatch];
+  float columns[kBatch][kColumnValues];
+#pragma unroll
+  for (u32 i = 0; i < kBatch; ++i) {
+    const u32 rows = sfa + (block + i) * kBlockM * 4;
+    row_scales[i] = {ld_shared_f32(rows), ld_shared_f32(rows + kLowerRows * 4)};
+    load_column_scales(columns[i], c, stage, block + i, tile_column);
+  }
+#pragma unroll
+  for (u32 i = 0; i < kBatch; ++i)
+    start_mma(sums[i], descriptor_a(c, stage, block + i), descriptor_b(c, stage, block + i));
+  if (kFirst && state.pending) store_wave(p, c, state.slots, total, state.place, 0);
+  wgmma_wait_group<0>();
+#pragma unroll
+  for (u32 i = 0; i < kBatch; ++i) keep(sums[i]);
+  if (block + kBatch == kStageBlocks) release(c, stage);
+  promote<kFirst>(total, sums[0], row_scales[0], columns[0]);
+#pragma unroll
+  for (u32 i = 1; i < kBatch; ++i) promote<false>(total, sums[i], row_scales[i], columns[i]);
 }
 
 // Which of this warp's rows are the tile's, for each wave. With labels a row's own label decides.
@@ -291,28 +327,36 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
   return place;
 }
 
+// One stage, which is full.
+template <bool kFirst>
+KILN_DEVICE void multiply_stage(const GemmParams& p, const Consumer& c, ConsumerState& state,
+                                float (&total)[kWaves][kWgN / 2], float (&sums)[kBatch][kWgN / 2],
+                                u32 tile_column, u32 waves) {
+  if constexpr (kStageBlocks == 1) {
+    multiply<kFirst>(p, c, state, total, sums[0], tile_column, waves);
+  } else {
+    multiply_batch<kFirst>(p, c, state, total[0], sums, tile_column, 0);
+#pragma unroll
+    for (u32 block = kBatch; block < kStageBlocks; block += kBatch)
+      multiply_batch<false>(p, c, state, total[0], sums, tile_column, block);
+  }
+  state.ring.advance(kWarpgroupsK);
+}
+
 // One tile. Its first stage is full.
 KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerState& state,
-                              float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2],
+                              float (&total)[kWaves][kWgN / 2], float (&sums)[kBatch][kWgN / 2],
                               const Tile& t, u32 waves) {
   const Place place = place_of(p, c, t);
-  const auto rest = [&] {  // of the stage
-#pragma unroll
-    for (u32 block = 1; block < kStageBlocks; ++block)
-      multiply<false>(p, c, state, total, sum, t.column, waves, block);
-    state.ring.advance(kWarpgroupsK);
-  };
   const auto first = [&] {
-    multiply<true>(p, c, state, total, sum, t.column, waves, 0);
-    rest();
+    multiply_stage<true>(p, c, state, total, sums, t.column, waves);
     if constexpr (kLoadC) {
       if (c.lane == 0 && c.stores) request_c(p, c, place);
     }
   };
   const auto next = [&] {
     wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
-    multiply<false>(p, c, state, total, sum, t.column, waves, 0);
-    rest();
+    multiply_stage<false>(p, c, state, total, sums, t.column, waves);
   };
   if constexpr (kWholeRounds) {
 #pragma unroll 1
@@ -335,7 +379,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
   }
   state.place = place;
   if constexpr (kClusterK > 1) {
-    if (c.part == 0 && c.warp % 4 < kStoreWarps) gather_parts(c, state.tiles, total[0], sum);
+    if (c.part == 0 && c.warp % 4 < kStoreWarps) gather_parts(c, state.tiles, total[0], sums[0]);
     ++state.tiles;
   }
   state.pending = c.stores;
@@ -374,7 +418,7 @@ KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   const Consumer c = this_consumer(w, smem);
-  float total[kWaves][kWgN / 2], sum[kWgN / 2];
+  float total[kWaves][kWgN / 2], sums[kBatch][kWgN / 2];
   ConsumerState state;
   state.ring.advance(c.part);
   while (true) {
@@ -387,7 +431,7 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
     if (kRowGroups && waves == 0) {
       pass_tile(c, state.ring);
     } else {
-      compute_tile(p, c, state, total, sum, t, waves);
+      compute_tile(p, c, state, total, sums, t, waves);
     }
   }
   if (state.pending) {
@@ -403,6 +447,9 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
 }
 
 // ---- the kernel ----
+
+// The thread that loads the operands has made the barriers, and needs nobody else to begin.
+constexpr bool kStartsAlone = !kShares && !kRowGroups;
 
 // One warp.
 KILN_DEVICE void init_barriers(u32 smem) {
@@ -439,27 +486,33 @@ KILN_DEVICE void gemm(const Params& params) {
   const u32 smem = smem_address(shared);
   const u32 warp = threadIdx.x / 32;
   const Work w = this_work(p);
-  if (threadIdx.x == 0) prefetch_maps(params);
-  if (warp == 1) init_barriers(smem);
-  __syncwarp();
+  if (warp == 0) {
+    if (threadIdx.x == 0) prefetch_maps(params);
+    init_barriers(smem);
+    __syncwarp();
+  }
   if constexpr (kClusterSize > 1) barrier_cluster_arrive_relaxed();
   if constexpr (kShares) {
     barrier_cluster_wait();
-  } else {
+  } else if (!kStartsAlone) {
     __syncthreads();
+  } else if (warp == 0) {
+    bar_arrive<kStartBarrier, kThreads>();
+  } else {
+    bar_sync<kStartBarrier, kThreads>();
   }
   griddepcontrol_wait();
   if constexpr (kRowGroups) make_group_table(p, smem);
 
   if (warp < 4) {
-    setmaxnreg_dec<kProducerRegisters>();
+    if constexpr (kRedistributes) setmaxnreg_dec<kProducerRegisters>();
     if (warp == 0 && threadIdx.x == 0) produce_operands(params, w, smem);
     if (!kColumnScales && warp == 1) produce_column_scales(p, w, smem);
     if (kSfaRowMajor && warp >= 2) produce_row_scales(p, w, smem);
     __syncwarp();
     if constexpr (kClusterK > 1) barrier_cluster_wait();
   } else {
-    setmaxnreg_inc<kConsumerRegisters>();
+    if constexpr (kRedistributes) setmaxnreg_inc<kConsumerRegisters>();
     if constexpr (kClusterK > 1) barrier_cluster_wait();  // before it writes to other CTAs
     consume(p, w, smem);
     __syncwarp();

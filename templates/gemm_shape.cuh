@@ -61,10 +61,23 @@ static_assert(kConsumers >= 1 && kConsumers <= 4,
 constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
 
+// Where every thread's equal share is enough, it stays.
+constexpr bool kRedistributes = (kWaves + 1) * kWgN / 2 + 88 > 65536 / kThreads;
+
+// Named barriers of a CTA.
+constexpr u32 kPartsBarrier = 1, kStartBarrier = 2;
+
 constexpr SmemLayout kSmem =
     smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kStageBlocks, kClusterN, kClusterK, kOutBytes,
                  kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
+
+// k-blocks of a stage whose WGMMAs run together, each into a sum of its own, where registers allow.
+constexpr u32 batch_of(u32 blocks) {
+  const u32 registers = kRedistributes ? kConsumerRegisters : 65536 / kThreads;
+  return blocks > 1 && (blocks + 1) * kWgN / 2 + 64 > registers ? batch_of(blocks / 2) : blocks;
+}
+constexpr u32 kBatch = batch_of(kStageBlocks);
 
 // Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the
 // tile width, the warpgroup's width and 128.
@@ -122,6 +135,9 @@ struct KOrder {
     return begin + (i < kPartBlocks ? i : i - kPartBlocks);
   }
 };
+
+// A low tile's few elements leave faster from registers than through shared memory.
+constexpr bool kDirect = kBlockM < kWaveRows && !kAccumulate && kLayout == kDense;
 
 constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / kOutBytes;
 constexpr u32 kChunksPerWave = kWgN / kChunkColumns;

@@ -160,8 +160,31 @@ struct Slots {
   u32 c_phases = 0;
 };
 
+// From the registers, two neighbouring elements at a time.
+KILN_DEVICE void store_direct(const GemmParams& p, const Consumer& c,
+                              const float (&total)[kWgN / 2], const Place& place) {
+#pragma unroll
+  for (u32 half = 0; half < (kBlockM == 8 ? 1 : 2); ++half) {
+    const u32 row = place.row + c.lane / 4 + half * 8;
+    if (row >= p.m) continue;
+    u8* const d = static_cast<u8*>(p.d_rows) + (row * p.ldd + place.column) * kOutBytes;
+#pragma unroll
+    for (u32 i = 0; i < kWgN / 8; ++i) {
+      const u32 column = i * 8 + c.lane % 4 * 2;
+      const float *const value = total + i * 4 + half * 2;
+      if (kN % kBlockN != 0 && place.column + column >= kN) continue;
+      if constexpr (kOutBf16) {
+        *reinterpret_cast<u32*>(d + column * kOutBytes) = cvt_bf16x2(value[0], value[1]);
+      } else {
+        *reinterpret_cast<float2*>(d + column * kOutBytes) = float2{value[0], value[1]};
+      }
+    }
+  }
+}
+
 KILN_DEVICE void store_wave(const GemmParams& p, const Consumer& c, Slots& slots,
                             const float (&total)[kWgN / 2], const Place& place, u32 wave) {
+  if constexpr (kDirect) return store_direct(p, c, total, place);
   Piece piece = piece_of(place, wave);
   if (kRowGroups && !kLoadC && piece.valid == 0) return;
 #pragma unroll

@@ -298,10 +298,14 @@ KILN_DEVICE void stmatrix_x4(u32 address, u32 r0, u32 r1, u32 r2, u32 r3) {
                : "memory");
 }
 
-// All of kThreads threads, which are whole warps, meet here.
-template <u32 kThreads>
-KILN_DEVICE void named_barrier() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+// All of kThreads threads, which are whole warps, meet at barrier kName, or have arrived there.
+template <u32 kName, u32 kThreads>
+KILN_DEVICE void bar_sync() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kName), "n"(kThreads) : "memory");
+}
+template <u32 kName, u32 kThreads>
+KILN_DEVICE void bar_arrive() {
+  asm volatile("bar.arrive %0, %1;" ::"n"(kName), "n"(kThreads) : "memory");
 }
 
 // ---- the shared memory of other CTAs of the cluster ----
