@@ -451,18 +451,17 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
 // The thread that loads the operands has made the barriers, and needs nobody else to begin.
 constexpr bool kStartsAlone = !kShares && !kRowGroups;
 
-// One warp.
 KILN_DEVICE void init_barriers(u32 smem) {
   constexpr u32 kSharers =
       kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
-  const u32 lane = threadIdx.x % 32;
-  for (u32 s = lane; s < kStages; s += 32) {
+#pragma unroll
+  for (u32 s = 0; s < kStages; ++s) {
     mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleArrivals);
     mbarrier_init(smem + kSmem.empty + s * 8, kPartConsumers * 4 * kSharers);
   }
-  for (u32 i = lane; kLoadC && i < kPartConsumers * kStoreWarps * kSlots; i += 32)
+  for (u32 i = 0; kLoadC && i < kPartConsumers * kStoreWarps * kSlots; ++i)
     mbarrier_init(smem + kSmem.c_full + i * 8, 1);
-  for (u32 i = lane; kClusterK > 1 && i < kPartConsumers * kStoreWarps; i += 32) {
+  for (u32 i = 0; kClusterK > 1 && i < kPartConsumers * kStoreWarps; ++i) {
     mbarrier_init(smem + kSmem.gather_full + i * 8, 1);
     mbarrier_init(smem + kSmem.gather_empty + i * 8, 1);
   }
@@ -484,11 +483,13 @@ KILN_DEVICE void gemm(const Params& params) {
   extern __shared__ __align__(1024) u8 shared[];
   const GemmParams& p = gemm_of(params);
   const u32 smem = smem_address(shared);
-  const u32 warp = threadIdx.x / 32;
+  const u32 warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
   const Work w = this_work(p);
   if (warp == 0) {
-    if (threadIdx.x == 0) prefetch_maps(params);
-    init_barriers(smem);
+    if (elect_sync()) {
+      prefetch_maps(params);
+      init_barriers(smem);
+    }
     __syncwarp();
   }
   if constexpr (kClusterSize > 1) barrier_cluster_arrive_relaxed();
@@ -506,7 +507,7 @@ KILN_DEVICE void gemm(const Params& params) {
 
   if (warp < 4) {
     if constexpr (kRedistributes) setmaxnreg_dec<kProducerRegisters>();
-    if (warp == 0 && threadIdx.x == 0) produce_operands(params, w, smem);
+    if (warp == 0 && elect_sync()) produce_operands(params, w, smem);
     if (!kColumnScales && warp == 1) produce_column_scales(p, w, smem);
     if (kSfaRowMajor && warp >= 2) produce_row_scales(p, w, smem);
     __syncwarp();

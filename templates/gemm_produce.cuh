@@ -137,12 +137,10 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
     const u32 slice = kLayout == kGroupedK ? slice_of(p, s.group) : s.group;
     const u32 steps = kColumnScales ? s.k.blocks : kPartStages;
     const Tile tile{s.row, s.column, s.row_begin, s.row_end, slice, s.group, steps};
-    wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-    write_tile(smem + kSmem.site + ring.stage * kSiteBytes, tile);
 #pragma unroll 1
     for (u32 step = 0; step < steps; ++step, ring.advance()) {
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      if (kWarpgroupsK > 1 && step > 0 && step < kWarpgroupsK)  // the first of another part
+      if (step < kWarpgroupsK)  // a part's first
         write_tile(smem + kSmem.site + ring.stage * kSiteBytes, tile);
       load_stage(p, w, smem, ring.stage, l, step);
     }

@@ -83,6 +83,20 @@ KILN_DEVICE u32 cluster_ctarank() {
   return rank;
 }
 
+// True in one lane of a whole warp. What only that lane does ptxas then takes for uniform: without
+// it, each TMA instruction gets a loop around it.
+KILN_DEVICE bool elect_sync() {
+  u32 elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 template <u32 kRegisters>
 KILN_DEVICE void setmaxnreg_dec() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
