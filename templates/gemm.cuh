@@ -398,9 +398,9 @@ KILN_DEVICE void pass_tile(const Consumer& c, Ring<kStages>& ring) {
 KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
   Consumer c;
   const u32 warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);
-  const u32 consumer = warpgroup % kPartConsumers;
+  const u32 consumer = kWarpgroupsK == 1 ? warpgroup : warpgroup % kPartConsumers;
   c.smem = smem;
-  c.part = warpgroup / kPartConsumers;
+  c.part = kWarpgroupsK == 1 ? 0 : warpgroup / kPartConsumers;
   c.warp = threadIdx.x / 32 % 4 + consumer * 4;
   c.lane = threadIdx.x % 32;
   c.rank = w.rank;

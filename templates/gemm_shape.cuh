@@ -123,7 +123,9 @@ static_assert(kClusterK == 1 || (kLayout == kDense && !kColumnScales && kWaves =
 // Few rows of A lie in few L2 slices, which all CTAs would ask at once. Tile columns therefore begin
 // at different k-blocks, and go round.
 constexpr u32 kTurnUnit = kSfaRowMajor && kStageBlocks < kSfaGroup ? kSfaGroup : kStageBlocks;
-constexpr bool kTurns = !kColumnScales && kBlockM <= 64 && kPartBlocks % kTurnUnit == 0;
+constexpr bool kTurns = !kColumnScales && kWaves == 1 &&
+                        (kBlockM <= 64 || kClusterK > 1 || kStageBlocks > 1) &&
+                        kPartBlocks % kTurnUnit == 0;
 
 // Which k-blocks a CTA computes, in which order.
 struct KOrder {
@@ -166,8 +168,8 @@ KILN_DEVICE Work this_work(const GemmParams& p) {
 
 // The parts of a cluster are neighbouring ranges; behind K everything reads as zeros.
 KILN_DEVICE KOrder k_order(const Work& w, u32 column) {
-  constexpr u32 kTiles = (kN + kBlockN - 1) / kBlockN;
-  const u32 turn = kTurns ? column / kBlockN * (kPartBlocks / kTurnUnit) / kTiles * kTurnUnit : 0;
+  const u32 turn =
+      kTurns ? column / (kBlockN * kClusterN) * (kPartBlocks / kTurnUnit) / kTilesN * kTurnUnit : 0;
   return {kClusterK > 1 ? w.rank * kPartBlocks : 0, turn};
 }
 
