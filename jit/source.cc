@@ -86,8 +86,9 @@ std::string entry_name(const GemmSpec& spec) {
                      reduces(p)     ? "_reduce"
                      : p.accumulate ? "_add"
                                     : "",
-                     name(p.sfa_major), t.block_m, t.block_n, t.warpgroups_m, t.warpgroups_n, t.warpgroups_k,
-                     t.stages, t.stage_blocks, t.cluster_m, t.cluster_n, t.cluster_k, t.raster_group);
+                     name(p.sfa_major), t.block_m, t.block_n, t.warpgroups_m, t.warpgroups_n,
+                     t.warpgroups_k, t.stages, t.stage_blocks, t.cluster_m, t.cluster_n,
+                     t.cluster_k, t.raster_group);
 }
 
 Source render_kernel(const GemmSpec& spec, Arch arch) {
@@ -119,7 +120,7 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   add(c, "kClusterN", std::int64_t{t.cluster_n});
   add(c, "kClusterK", std::int64_t{t.cluster_k});
   add(c, "kRasterGroup", std::int64_t{t.raster_group});
-  const LaunchShape launch{threads(t), t.cluster_m * t.cluster_n * t.cluster_k, smem_bytes(t, p),
+  const LaunchShape launch{threads(t), cluster_size(t), smem_bytes(t, p),
                            static_cast<std::int32_t>(packed ? sizeof(device::PackedGemmParams)
                                                             : sizeof(device::GemmParams))};
   return assemble(arch, entry_name(spec), std::move(c),

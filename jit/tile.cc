@@ -18,10 +18,10 @@ std::int32_t consumers(const Tile& t) { return t.warpgroups_m * t.warpgroups_n *
 }  // namespace
 
 device::SmemLayout layout_of(const Tile& t, const Problem& p) {
+  const auto u = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
   return device::smem_layout(
-      {static_cast<std::uint32_t>(t.block_m), static_cast<std::uint32_t>(t.block_n),
-       static_cast<std::uint32_t>(t.warpgroups_m), static_cast<std::uint32_t>(t.warpgroups_n), static_cast<std::uint32_t>(t.warpgroups_k),
-       static_cast<std::uint32_t>(t.stages), static_cast<std::uint32_t>(t.stage_blocks), static_cast<std::uint32_t>(t.cluster_n), static_cast<std::uint32_t>(t.cluster_k),
+      {u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.warpgroups_k),
+       u(t.stages), u(t.stage_blocks), u(t.cluster_n), u(t.cluster_k),
        static_cast<std::uint32_t>(element_bytes(p.out)), p.sfa_major == ScaleMajor::kRow,
        p.scaling == Scaling::k1d1d,
        has_row_groups(p) ? static_cast<std::uint32_t>(group_capacity(p)) : 0});
@@ -39,33 +39,39 @@ std::int32_t registers_needed(const Tile& t, const Problem& p) {
   return p.scaling == Scaling::k1d1d ? sums + warpgroup_n(t) / 4 + 20 : sums + 32;
 }
 
-// The first rule that the tile breaks, in words.
-std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
-  const auto in = [](std::int32_t value, std::int32_t low, std::int32_t high) {
-    return value >= low && value <= high;
-  };
-  if (!in(t.warpgroups_m, 1, 4) || !in(t.warpgroups_n, 1, 4) || consumers(t) > 4)
-    return fmt::format("warpgroups_m x warpgroups_n must be 1 to 4 in all, got {}x{}",
-                       t.warpgroups_m, t.warpgroups_n);
-  const auto cluster_ok = [](std::int32_t c) { return c == 1 || c == 2 || c == 4 || c == 8; };
-  if (!in(t.warpgroups_k,1,4) || (t.warpgroups_k > 1 && (t.block_m > 64 * t.warpgroups_m || (t.warpgroups_m > 1 && has_row_groups(p)) || p.scaling == Scaling::k1d1d || t.stages % t.warpgroups_k != 0 || t.warpgroups_k > scale_blocks(p.k))))
-    return fmt::format("bad warpgroups_k {}", t.warpgroups_k);
-  if (!cluster_ok(t.cluster_k) || (t.cluster_k > 1 && (p.layout != Layout::kDense || p.scaling == Scaling::k1d1d || t.cluster_m * t.cluster_n > 1 || t.block_m > 64 * t.warpgroups_m || t.cluster_k > scale_blocks(p.k))))
-    return fmt::format("bad cluster_k {}", t.cluster_k);
-  if ((t.stage_blocks != 1 && t.stage_blocks != 2 && t.stage_blocks != 4 && t.stage_blocks != 8) || (t.stage_blocks > 1 && (p.layout != Layout::kDense || p.scaling == Scaling::k1d1d || t.cluster_m * t.cluster_n > 1 || t.block_m > 64 * t.warpgroups_m || p.k % 128 != 0 || t.warpgroups_k > ceil_div(scale_blocks(p.k), t.cluster_k*t.stage_blocks))))
-    return fmt::format("bad stage_blocks {}", t.stage_blocks);
-  const bool low = t.warpgroups_m == 1 && (t.block_m == 8 || t.block_m == 16 || t.block_m == 32);
+bool in(std::int32_t value, std::int32_t low, std::int32_t high) {
+  return value >= low && value <= high;
+}
+bool is_power_of_two_to_8(std::int32_t value) {
+  return value == 1 || value == 2 || value == 4 || value == 8;
+}
+
+// The first rule that the sizes break, in words.
+std::optional<std::string> broken_size(const Tile& t, const Problem& p) {
+  if (!in(t.warpgroups_m, 1, 4) || !in(t.warpgroups_n, 1, 4) || !in(t.warpgroups_k, 1, 4) ||
+      consumers(t) > 4)
+    return fmt::format(
+        "warpgroups_m x warpgroups_n x warpgroups_k must be 1 to 4 in all, got {}x{}x{}",
+        t.warpgroups_m, t.warpgroups_n, t.warpgroups_k);
+  const bool low = t.warpgroups_m == 1 && (t.block_m == 8 || t.block_m == 16 || t.block_m == 32) &&
+                   p.scaling == Scaling::k1d2d;
   if (!low && (!in(t.block_m, 64, 256) || t.block_m % (64 * t.warpgroups_m) != 0))
-    return fmt::format("block_m must be a multiple of 64 * warpgroups_m = {} in 64..256, got {}",
-                       64 * t.warpgroups_m, t.block_m);
+    return fmt::format("block_m must be a multiple of 64 * warpgroups_m = {} in 64..256{}, got {}",
+                       64 * t.warpgroups_m,
+                       p.scaling == Scaling::k1d2d ? ", or 8, 16 or 32 with one of them" : "",
+                       t.block_m);
   if (!in(t.block_n, 8, 256) || t.block_n % (8 * t.warpgroups_n) != 0)
     return fmt::format("block_n must be a multiple of 8 * warpgroups_n = {} in 8..256, got {}",
                        8 * t.warpgroups_n, t.block_n);
   if (!in(t.stages, 2, 32)) return fmt::format("stages must be in 2..32, got {}", t.stages);
-  if (!cluster_ok(t.cluster_m) || !cluster_ok(t.cluster_n) || t.cluster_m * t.cluster_n > 8)
+  if (!is_power_of_two_to_8(t.stage_blocks))
+    return fmt::format("stage_blocks must be 1, 2, 4 or 8, got {}", t.stage_blocks);
+  if (!is_power_of_two_to_8(t.cluster_m) || !is_power_of_two_to_8(t.cluster_n) ||
+      !is_power_of_two_to_8(t.cluster_k) || cluster_size(t) > 8)
     return fmt::format(
-        "cluster_m and cluster_n must be 1, 2, 4 or 8 with a product of at most 8, got {}x{}",
-        t.cluster_m, t.cluster_n);
+        "cluster_m, cluster_n and cluster_k must be 1, 2, 4 or 8 with a product of at most 8, got "
+        "{}x{}x{}",
+        t.cluster_m, t.cluster_n, t.cluster_k);
   if (t.block_m % (8 * t.cluster_n) != 0)
     return fmt::format(
         "block_m must be a multiple of 8 * cluster_n = {} (each CTA loads whole swizzle atoms), "
@@ -78,6 +84,46 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
         8 * t.cluster_m, t.block_n);
   if (!in(t.raster_group, 1, 1024))
     return fmt::format("raster_group must be in 1..1024, got {}", t.raster_group);
+  return std::nullopt;
+}
+
+// The first rule that parts of K and stages of several k-blocks break, in words.
+std::optional<std::string> broken_part(const Tile& t, const Problem& p) {
+  const bool splits = t.warpgroups_k > 1 || t.cluster_k > 1;
+  if (!splits && t.stage_blocks == 1) return std::nullopt;
+  if (p.scaling == Scaling::k1d1d || t.block_m > 64 * t.warpgroups_m)
+    return fmt::format(
+        "warpgroups_k, cluster_k and stage_blocks must be 1 unless scaling is 1d2d and block_m at "
+        "most 64 * warpgroups_m = {}, got {}, {} and {}",
+        64 * t.warpgroups_m, t.warpgroups_k, t.cluster_k, t.stage_blocks);
+  if (t.warpgroups_k > 1 && t.warpgroups_m > 1 && has_row_groups(p))
+    return fmt::format("warpgroups_k must be 1 in row groups with {} warpgroups_m, got {}",
+                       t.warpgroups_m, t.warpgroups_k);
+  if ((t.cluster_k > 1 || t.stage_blocks > 1) &&
+      (p.layout != Layout::kDense || t.cluster_m * t.cluster_n > 1))
+    return fmt::format(
+        "cluster_k and stage_blocks must be 1 unless the layout is dense and cluster_m and "
+        "cluster_n are 1, got {} and {}",
+        t.cluster_k, t.stage_blocks);
+  if (t.stage_blocks > 1 && p.k % kScaleBlock != 0)
+    return fmt::format("stage_blocks must be 1 unless K is a multiple of {}, got {}", kScaleBlock,
+                       t.stage_blocks);
+  if (t.stages % t.warpgroups_k != 0)
+    return fmt::format("stages must be a multiple of warpgroups_k = {}, got {}", t.warpgroups_k,
+                       t.stages);
+  if (t.cluster_k > scale_blocks(p.k) || t.warpgroups_k > stages_of_tile(t, p))
+    return fmt::format(
+        "warpgroups_k x cluster_k must be at most the {} stages of {} k-blocks that K has, got "
+        "{}x{}",
+        ceil_div(scale_blocks(p.k), std::int64_t{t.stage_blocks}), t.stage_blocks, t.warpgroups_k,
+        t.cluster_k);
+  return std::nullopt;
+}
+
+// The first rule that the tile breaks, in words.
+std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
+  if (auto rule = broken_size(t, p)) return rule;
+  if (auto rule = broken_part(t, p)) return rule;
   if (registers_needed(t, p) > registers_available(t))
     return fmt::format(
         "a consumer thread needs about {} registers and has {}: make block_n smaller or use more "
@@ -98,14 +144,20 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
 // rounds of (templates/gemm_shape.cuh) are better than 5 or 6 (H200, 4096x7168x16384, 128x192: 703
 // us with 4, 721 with 5; 128x128: 718 with 4, 728 with 6).
 std::int32_t most_stages(Tile t, const Problem& p) {
-  for (t.stages = 16; t.stages > 2; --t.stages) {
+  const std::int32_t step = t.warpgroups_k, least = std::max(2, step);
+  std::int64_t most = 16;
+  if (is_for_few_rows(t)) most = std::clamp<std::int64_t>(stages_of_tile(t, p), least, 32);
+  t.stages = static_cast<std::int32_t>(ceil_div(most, step)) * step;
+  if (t.stages > 32) t.stages -= step;
+  for (; t.stages > least; t.stages -= step) {
     const auto layout = layout_of(t, p);
     if (layout.total <= device::kMaxSmemBytes && layout.d_slots >= std::min(2u, layout.d_chunks))
       break;
   }
   const std::int64_t k_blocks = scale_blocks(p.k);
   const bool whole_rounds = p.scaling == Scaling::k1d2d && k_blocks > 4 && k_blocks % 4 == 0;
-  return whole_rounds && t.block_m >= 128 && t.stages <= 6 ? std::min(t.stages, 4) : t.stages;
+  const bool tall = t.block_m >= 128 && !is_for_few_rows(t);
+  return whole_rounds && tall && t.stages <= 6 ? std::min(t.stages, 4) : t.stages;
 }
 
 void validate(const Tile& tile, const Problem& problem) {
@@ -146,6 +198,26 @@ std::int32_t raster_group(const Problem& p) {
   return p.k <= 1536 ? 16 : 8;
 }
 
+// Dense tiles for few rows (gemm.cuh): a part of K for each of two warpgroups where one would wait
+// longer for its WGMMAs than for their operands, two k-blocks to a stage, all as one tile row.
+void add_few_rows(std::vector<Tile>& tiles, const Problem& p) {
+  constexpr std::array kRows{8, 16, 32, 64, 128};
+  constexpr std::array kParts{1, 2, 4};
+  constexpr std::array kColumns{16, 24, 32, 48, 64, 96, 128};
+  for (const std::int32_t rows : kRows) {
+    for (const std::int32_t columns : kColumns) {
+      for (const std::int32_t parts : kParts) {
+        Tile t{rows, columns, rows == 128 ? 2 : 1, 1, 2, 1, 1, 1};
+        t.warpgroups_k = rows <= 64 && columns <= 64 ? 2 : 1;
+        t.cluster_k = parts;
+        t.stage_blocks = p.k % kScaleBlock == 0 ? 2 : 1;
+        t.stages = most_stages(t, p);
+        if (is_legal(t, p)) tiles.push_back(t);
+      }
+    }
+  }
+}
+
 void add_family(std::vector<Tile>& tiles, const Shape& s, const Problem& p) {
   for (const std::int32_t width : kWidths) {
     if (width < s.narrowest || width > s.widest) continue;
@@ -167,14 +239,19 @@ std::vector<Tile> legal_tiles(const Problem& problem) {
   if (problem.scaling == Scaling::k1d1d) {
     for (const Shape& s : kShapes1d1d) add_family(tiles, s, problem);
   } else {
+    if (problem.layout == Layout::kDense) add_few_rows(tiles, problem);
     for (const Shape& s : kShapes) add_family(tiles, s, problem);
   }
   return tiles;
 }
 
 std::string describe(const Tile& t) {
+  const auto by = [](std::int32_t count) {  // what is mostly 1 is left out
+    return count > 1 ? fmt::format("x{}", count) : std::string();
+  };
   return fmt::format("{}x{}/{}x{}{}/s{}{}/c{}x{}{}/r{}", t.block_m, t.block_n, t.warpgroups_m,
-                     t.warpgroups_n, t.warpgroups_k > 1 ? fmt::format("x{}", t.warpgroups_k) : "", t.stages, t.stage_blocks > 1 ? fmt::format("x{}", t.stage_blocks) : "", t.cluster_m, t.cluster_n, t.cluster_k > 1 ? fmt::format("x{}", t.cluster_k) : "", t.raster_group);
+                     t.warpgroups_n, by(t.warpgroups_k), t.stages, by(t.stage_blocks), t.cluster_m,
+                     t.cluster_n, by(t.cluster_k), t.raster_group);
 }
 
 Tile parse_tile(std::string_view text, std::string_view field) {
@@ -182,8 +259,9 @@ Tile parse_tile(std::string_view text, std::string_view field) {
     return Error(
         Status::kInvalidArgument,
         fmt::format(
-            "{} must look like 128x192/2x1/s4/c2x1/r8 (block_m x block_n / warpgroups / stages / "
-            "cluster / raster; trailing parts may be left out), got \"{}\"",
+            "{} must look like 128x192/2x1/s4/c2x1/r8 or 8x32/1x1x2/s14x2/c1x1x2/r1 (block_m x "
+            "block_n / warpgroups m x n x k / stages x k-blocks / cluster m x n x k / raster; "
+            "trailing parts may be left out, and x1 at the end of a part), got \"{}\"",
             field, text));
   };
   std::string_view rest = text;
@@ -203,12 +281,15 @@ Tile parse_tile(std::string_view text, std::string_view field) {
   expect("x");
   t.block_n = number();
   t.warpgroups_m = std::max(1, t.block_m == 256 ? 2 : t.block_m / 64);
+  const auto by = [&](std::int32_t& count) {
+    if (rest.starts_with('x')) expect("x"), count = number();
+  };
   if (!rest.empty()) expect("/"), t.warpgroups_m = number(), expect("x"), t.warpgroups_n = number();
-  if (rest.starts_with("x")) expect("x"), t.warpgroups_k = number();
+  by(t.warpgroups_k);
   if (!rest.empty()) expect("/s"), t.stages = number();
-  if (rest.starts_with("x")) expect("x"), t.stage_blocks = number();
+  by(t.stage_blocks);
   if (!rest.empty()) expect("/c"), t.cluster_m = number(), expect("x"), t.cluster_n = number();
-  if (rest.starts_with("x")) expect("x"), t.cluster_k = number();
+  by(t.cluster_k);
   if (!rest.empty()) expect("/r"), t.raster_group = number();
   if (!rest.empty()) throw fail();
   return t;

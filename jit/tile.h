@@ -19,7 +19,9 @@ namespace kiln::jit {
 
 // A CTA computes block_m x block_n of D with warpgroups_m x warpgroups_n consumer warpgroups (each
 // block_m/warpgroups_m rows by block_n/warpgroups_n columns, rows in waves of 64) and one producer
-// warpgroup, through a ring of `stages` k-blocks of 128.
+// warpgroup, through a ring of stages, each stage_blocks k-blocks of 128. For few rows block_m may
+// be 8, 16 or 32, and K can be split: warpgroups_k times so many warpgroups take stages in turn,
+// and cluster_k CTAs of a cluster take a range of K each.
 struct Tile {
   std::int32_t block_m = 128;
   std::int32_t block_n = 128;
@@ -35,6 +37,18 @@ struct Tile {
 
   auto operator<=>(const Tile&) const = default;
 };
+
+inline std::int32_t cluster_size(const Tile& t) { return t.cluster_m * t.cluster_n * t.cluster_k; }
+
+// Made for few rows: it splits K, or has several k-blocks to a stage, or less than 64 rows.
+inline bool is_for_few_rows(const Tile& t) {
+  return t.block_m < 64 || t.warpgroups_k > 1 || t.cluster_k > 1 || t.stage_blocks > 1;
+}
+
+// Stages that a CTA fills for one tile, under 1d2d.
+inline std::int64_t stages_of_tile(const Tile& t, const Problem& p) {
+  return ceil_div(scale_blocks(p.k), std::int64_t{t.cluster_k} * t.stage_blocks);
+}
 
 // Of one consumer warpgroup: its columns, and its waves of 64 rows.
 inline std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
@@ -52,8 +66,8 @@ void validate(const Tile& tile, const Problem& problem);
 bool is_legal(const Tile& tile, const Problem& problem);
 
 // As many stages as fit beside enough staging for D that its stores overlap, 2 to 16; 2 when
-// nothing fits; 4 for tall tiles that 4 divide better than 5 or 6. `tile`'s own stages do not
-// matter.
+// nothing fits; 4 for tall tiles that 4 divide better than 5 or 6; for few rows up to 32, but not
+// more than a tile fills. `tile`'s own stages do not matter.
 std::int32_t most_stages(Tile tile, const Problem& problem);
 
 // Every legal tile on the default menu, in a fixed order.
@@ -95,7 +109,8 @@ std::vector<TileInterval> plan_tiles_around(const std::vector<TileInterval>& giv
 // and large batches, whose tiles waste the most when there are few rows.
 std::int64_t middle_m(const Problem& problem);
 
-// "128x192/2x1/s4/c2x1/r8" and back: block_m x block_n / warpgroups / stages / cluster / raster.
+// "128x192/2x1/s4/c2x1/r8" or "8x32/1x1x2/s14x2/c1x1x2/r1" and back: block_m x block_n / warpgroups
+// m x n x k / stages x stage_blocks / cluster m x n x k / raster.
 // parse_tile accepts the trailing parts left out (defaults for them) and throws
 // Error{kInvalidArgument} on anything else; it does not check legality.
 std::string describe(const Tile& tile);

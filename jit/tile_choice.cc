@@ -138,8 +138,40 @@ double store_cycles(const Problem& p, const Tile& t) {
 
 }  // namespace
 
+namespace {
+
+// Tiles for few rows: what limits a k-block, and what a tile costs besides.
+double few_rows_us(const Problem& p, const Tile& t, const Extents& e, const Machine& machine) {
+  constexpr double kStartUs = 3.0, kBytesPerUs = 3.63e6, kFill = 62, kL2 = 6400, kStageCycles = 150;
+  constexpr double kSwitchCycles = 114, kPromoteCycles = 1.7, kGatherCycles = 1500;
+  constexpr double kGatherBytesPerCycle = 14, kPartsCycles = 150;
+  const double n = warpgroup_n(t), bytes_k = (t.block_m + t.block_n) * 128.0;
+  const double units =
+      std::floor((t.cluster_k >= 4 ? machine.num_sms / 16 * 16 : machine.num_sms) / t.cluster_k);
+  const double tiles = std::ceil(e.rows / t.block_m) * std::ceil(e.columns / t.block_n);
+  const double active = std::min(tiles, units) * t.cluster_k;
+  const double mma = 4 * std::max(n / 2, 16 + n / 4);
+  const double tensor = mma * kTensorSlowdown * t.warpgroups_m * t.warpgroups_n;
+  const double chain =
+      (kSwitchCycles / std::sqrt(t.stage_blocks) + mma + kPromoteCycles * n) / t.warpgroups_k;
+  const double k_block = std::max(
+      {tensor, chain, bytes_k / kFill, bytes_k * active / kL2, kStageCycles / t.stage_blocks});
+  const double gathered = (t.cluster_k - 1.0) / t.cluster_k * t.block_m * t.block_n * 4;
+  const double end = (t.cluster_k > 1 ? kGatherCycles + gathered / kGatherBytesPerCycle : 0) +
+                     (t.warpgroups_k > 1 ? kPartsCycles : 0) + store_cycles(p, t);
+  const double k_blocks = static_cast<double>(stages_of_tile(t, p) * t.stage_blocks);
+  const double compute =
+      std::ceil(tiles / units - 1e-9) * (k_blocks * k_block + end) / (kClockGhz * 1e3);
+  const double bytes = (e.rows + e.columns) * e.k_blocks * kScaleBlock +
+                       e.rows * e.columns * static_cast<double>(element_bytes(p.out));
+  return kStartUs + combine(std::array{compute, bytes / kBytesPerUs}, 3.0);
+}
+
+}  // namespace
+
 double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machine& machine) {
   const Extents e = extents_of(p, m);
+  if (is_for_few_rows(t) && p.layout == Layout::kDense) return few_rows_us(p, t, e, machine);
   const double cluster = t.cluster_m * t.cluster_n,
                out = static_cast<double>(element_bytes(p.out)) * (p.accumulate ? 2 : 1);
   const double units = std::max(1.0, std::floor(machine.num_sms / cluster));
@@ -198,7 +230,7 @@ struct Stretch {
 };
 
 std::vector<Stretch> best_stretches(const Problem& problem, const Machine& machine) {
-  constexpr std::array<std::int64_t, 19> kUpper{4,    16,   32,   64,    128,  192,  256,
+  constexpr std::array<std::int64_t, 19> kUpper{8,    16,   32,   64,    128,  192,  256,
                                                 384,  512,  768,  1024,  1536, 2048, 3072,
                                                 4096, 6144, 8192, 16384, kMaxM};
   // Beyond it the choice no longer changes, or there is nothing to choose by.
@@ -209,7 +241,7 @@ std::vector<Stretch> best_stretches(const Problem& problem, const Machine& machi
     // The largest M decides, as it has the most tiles; at the very smallest it is the single row
     // that is slowest. Where M is a mean over groups there is no largest.
     const std::int64_t typical = has_row_groups(problem) ? first + (last - first) / 2 : last;
-    const std::int64_t decisive = last <= 4 ? 1 : std::min(typical, kLargestModelled);
+    const std::int64_t decisive = last <= 8 ? 1 : std::min(typical, kLargestModelled);
     stretches.push_back({first, last, decisive, choose_tile(problem, decisive, machine), false});
     first = last + 1;
   }

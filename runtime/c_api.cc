@@ -143,8 +143,9 @@ jit::Problem to_problem(const kiln_problem& p) {
 }
 
 jit::Tile to_tile(const kiln_tile& t) {
-  return {t.block_m, t.block_n,   t.warpgroups_m, t.warpgroups_n,
-          t.stages,  t.cluster_m, t.cluster_n,    t.raster_group, t.warpgroups_k, t.cluster_k, t.stage_blocks};
+  return {t.block_m,      t.block_n,   t.warpgroups_m, t.warpgroups_n,
+          t.stages,       t.cluster_m, t.cluster_n,    t.raster_group,
+          t.warpgroups_k, t.cluster_k, t.stage_blocks};
 }
 
 jit::QuantizeSpec to_quantize_spec(const kiln_quantize_problem& p) {

@@ -15,11 +15,7 @@ MatrixView unread_input(const kiln_operands& o) { return {o.d, 1, 16, 16}; }
 
 // The same matrix as slices of one k-block each, so that one box can hold several of them.
 MatrixView by_k_blocks(const MatrixView& view) {
-  return {view.address,
-          view.rows,
-          jit::kScaleBlock,
-          view.stride,
-          view.cols / jit::kScaleBlock,
+  return {view.address,    view.rows, jit::kScaleBlock, view.stride, view.cols / jit::kScaleBlock,
           jit::kScaleBlock};
 }
 
@@ -50,6 +46,7 @@ void fill_output(const GemmCall& call, std::int32_t first, device::GemmParams* p
                                                                  : 0;
   encode_output(call.driver, {d, o.m, p.n, o.ldd, slices, call.sizes.d_group_stride}, bytes,
                 call.boxes.d_chunk_bytes, call.boxes.d_rows, &params->d);
+  if (p.scaling == jit::Scaling::k1d1d) return;  // its tiles leave by the map alone
   params->d_rows = d;
   params->ldd = o.ldd;
   params->d_group_stride = call.sizes.d_group_stride;
@@ -107,8 +104,11 @@ MapBoxes map_boxes(const jit::Problem& problem, const jit::Tile& tile) {
                                                     jit::element_bytes(problem.out));
   return {device::a_box_rows(block_m, static_cast<std::uint32_t>(tile.cluster_n),
                              jit::has_row_groups(problem)),
-          block_n / static_cast<std::uint32_t>(tile.cluster_m), block_m, block_n,
-          device::d_chunk_bytes(row_bytes), device::d_box_rows(block_m),
+          block_n / static_cast<std::uint32_t>(tile.cluster_m),
+          block_m,
+          block_n,
+          device::d_chunk_bytes(row_bytes),
+          device::d_box_rows(block_m),
           static_cast<std::uint32_t>(tile.stage_blocks)};
 }
 

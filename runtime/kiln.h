@@ -251,9 +251,22 @@ typedef struct kiln_tile {
   int32_t stages;
   int32_t cluster_m, cluster_n;
   int32_t raster_group;
-  int32_t warpgroups_k, cluster_k, stage_blocks;
+  int32_t warpgroups_k;  /* since 0.2: a struct_size of 40 leaves this and the following 1 */
+  int32_t cluster_k;
+  int32_t stage_blocks;
 } kiln_tile;
 #define KILN_TILE_INIT {sizeof(kiln_tile), 1, 128, 128, 2, 1, 4, 1, 1, 8, 1, 1, 1}
+
+/* What version 0.1 knew of a tile: the first members of kiln_tile. */
+typedef struct kiln_tile_v1 {
+  uint32_t struct_size;
+  uint32_t struct_version;
+  int32_t block_m, block_n;
+  int32_t warpgroups_m, warpgroups_n;
+  int32_t stages;
+  int32_t cluster_m, cluster_n;
+  int32_t raster_group;
+} kiln_tile_v1;
 
 /* Pure CPU: validates the problem and chooses a tile for every M. tile: NULL for the engine's
  * choice, else this one tile for every M. Errors: INVALID_ARGUMENT, UNSUPPORTED. */
@@ -272,7 +285,7 @@ KILN_API kiln_status kiln_plan_prepare(kiln_plan* plan, int64_t m_min, int64_t m
 typedef struct kiln_plan_description {
   uint32_t struct_size;
   uint32_t struct_version;
-  kiln_tile tile;
+  kiln_tile_v1 tile;             /* the first members of full_tile */
   int64_t m_min, m_max;          /* the interval of M that this tile serves */
   int32_t source;                /* 0 default choice, 1 the caller's tile, 2 tuned for this problem,
                                     3 tuned for one like it */
@@ -287,9 +300,11 @@ typedef struct kiln_plan_description {
   double estimate_us;            /* the cost model's estimate for this M */
   char key[72];                  /* hex of the cache key, or "" without a compiler identity */
   char reason[256];              /* why this tile, in words */
+  kiln_tile full_tile;           /* since 0.2; fit for kiln_plan_create */
 } kiln_plan_description;
 #define KILN_PLAN_DESCRIPTION_INIT \
-  {sizeof(kiln_plan_description), 1, KILN_TILE_INIT, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "", ""}
+  {sizeof(kiln_plan_description), 1, {sizeof(kiln_tile_v1), 1, 0, 0, 0, 0, 0, 0, 0, 0}, \
+   0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "", "", KILN_TILE_INIT}
 
 /* What a launch with this M (grouped_masked: this expected_m) would use. Compiles and loads
  * nothing. */

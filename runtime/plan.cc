@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -51,7 +52,7 @@ void Plan::fill_slot(const PlannedTile& planned, Slot* slot) const {
   slot->source = planned.source;
   slot->rows_per_tile = std::int64_t{tile.block_m} * tile.cluster_m;
   slot->tiles_n = jit::ceil_div(problem_.n, std::int64_t{tile.block_n} * tile.cluster_n);
-  slot->cluster = static_cast<std::uint32_t>(tile.cluster_m * tile.cluster_n * tile.cluster_k);
+  slot->cluster = static_cast<std::uint32_t>(jit::cluster_size(tile));
   slot->boxes = map_boxes(problem_, tile);
 }
 
@@ -112,13 +113,14 @@ const LoadedKernel& Plan::ready_kernel(const Slot& slot, CUstream stream) const 
 
 // Work items of one launch, in whole clusters. Which rows belong to a group is known on the device
 // alone: for the row groups this is a bound. No product overflows: M and N have 31 bits, tiles at
-// least 64 rows and 8 columns, and there are at most 2^10 groups.
+// least 8 rows and 8 columns, and there are at most 2^10 groups; what is too much anyway is cut.
 std::uint32_t Plan::most_tiles(const Slot& slot, const kiln_operands& o) const {
   const std::int64_t tiles_m = jit::ceil_div(o.m, slot.rows_per_tile);
-  std::int64_t tiles = tiles_m * slot.tiles_n;
+  constexpr std::int64_t kTooMany = std::int64_t{1} << 40;
+  std::int64_t tiles = std::min(tiles_m * slot.tiles_n, kTooMany);
   switch (problem_.layout) {
     case jit::Layout::kDense: break;
-    case jit::Layout::kGroupedContiguous: tiles = (tiles_m + problem_.groups) * slot.tiles_n; break;
+    case jit::Layout::kGroupedContiguous: tiles += problem_.groups * slot.tiles_n; break;
     case jit::Layout::kGroupedMasked: tiles *= problem_.groups; break;
     case jit::Layout::kGroupedK:
       tiles *= problem_.group_form == jit::GroupForm::kPacked
@@ -204,7 +206,9 @@ void Plan::describe(std::int64_t m, kiln_plan_description* out) const {
   const Slot& slot = slot_for(m);
   const jit::KernelSpec spec = spec_of(slot);
   const jit::Tile& tile = slot.interval.tile;
-  out->tile = to_c(tile);
+  out->full_tile = to_c(tile);
+  std::memcpy(&out->tile, &out->full_tile, sizeof out->tile);
+  out->tile.struct_size = sizeof out->tile;
   out->m_min = slot.interval.m_min;
   out->m_max = slot.interval.m_max;
   out->source = static_cast<std::int32_t>(slot.source);

@@ -38,8 +38,8 @@ void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
 void encode_output(const Driver& driver, const MatrixView& view, std::int64_t element_bytes,
                    std::uint32_t chunk_bytes, std::uint32_t box_rows, device::TensorMap* map);
 
-// M-major scales `name` ("sfa" or "sfb") as the matrix [k blocks, m or n]: boxes of box_rows k-blocks
-// by box_cols values, no swizzle.
+// M-major scales `name` ("sfa" or "sfb") as the matrix [k blocks, m or n]: boxes of box_rows
+// k-blocks by box_cols values, no swizzle.
 void encode_scales(const Driver& driver, const char* name, const MatrixView& view,
                    std::uint32_t box_cols, std::uint32_t box_rows, device::TensorMap* map);
 

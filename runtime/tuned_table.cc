@@ -85,7 +85,7 @@ jit::Tile read_tile(const JsonView& value, const jit::Problem& problem, std::int
   } catch (const Error& error) {
     value.fail(error.what());
   }
-  if (tile.cluster_m * tile.cluster_n > num_sms)
+  if (jit::cluster_size(tile) > num_sms)
     value.fail_value(fmt::format("must have clusters of at most the {} SMs of the GPU", num_sms));
   return tile;
 }
@@ -175,17 +175,27 @@ double factor(std::int64_t a, std::int64_t b) {
   return static_cast<double>(std::max(a, b)) / static_cast<double>(std::min(a, b));
 }
 
+// How often all SMs are filled by the tiles of one tile row.
+std::int64_t rounds(const jit::Problem& problem, const jit::Tile& tile, std::int32_t num_sms) {
+  return jit::ceil_div(jit::ceil_div(problem.n, tile.block_n) * tile.cluster_k, num_sms);
+}
+
 // The entry's intervals as this problem can have them, or nullopt: with fewer stages where its
-// kernels need more shared memory for other things (row-major scales, a larger group table).
+// kernels need more shared memory for other things (row-major scales, a larger group table), and
+// without tiles for few rows that fill the SMs once at the entry's N, and here a few of them again.
 std::optional<std::vector<TunedInterval>> fitted(const TunedEntry& entry,
                                                  const jit::Problem& problem,
                                                  std::int32_t num_sms) {
   std::vector<TunedInterval> intervals = entry.intervals;
   for (TunedInterval& i : intervals) {
     while (i.tile.stages > 2 && !jit::is_legal(i.tile, problem)) --i.tile.stages;
-    if (i.tile.cluster_m * i.tile.cluster_n > num_sms || !jit::is_legal(i.tile, problem))
-      return std::nullopt;
+    if (jit::cluster_size(i.tile) > num_sms || !jit::is_legal(i.tile, problem)) return std::nullopt;
   }
+  std::erase_if(intervals, [&](const TunedInterval& i) {
+    return jit::is_for_few_rows(i.tile) &&
+           rounds(problem, i.tile, num_sms) > rounds(entry.problem, i.tile, num_sms);
+  });
+  if (intervals.empty()) return std::nullopt;
   return intervals;
 }
 

@@ -72,7 +72,8 @@ enum class TunedMatch : std::uint8_t { kNone, kNearest, kExact };
 // kNearest: the nearest entry of the same layout, types and scaling (and group form, but for labels
 //   and ends of grouped_contiguous, which are near each other, as are both majors of SFA) whose N
 //   is within a factor of kNearestN, K of kNearestK and the number of groups of kNearestGroups, and
-//   whose tiles are all legal for this problem, if need be with fewer stages.
+//   whose tiles are all legal for this problem, if need be with fewer stages. (Tiles for few rows
+//   stay out where they would fill the SMs once more than for the entry's N.)
 struct TunedLookup {
   TunedMatch match = TunedMatch::kNone;
   std::vector<TunedInterval> intervals;  // empty for kNone

@@ -47,7 +47,6 @@ struct Loads {
   u32 rows;        // of A: those with valid rows only, in whole boxes
   u32 slice_a, slice_b;
   u32 k, k_scales;  // first k-block in the operands and in the scales
-  KOrder order;
   u64 policy_b;
 };
 
@@ -65,7 +64,6 @@ KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
   l.slice_b = kSlicedB ? slice_of(p, s.group) : 0;
   l.k_scales = s.k.begin;
   l.k = kPacked && s.k.begin != kNowhere ? 0 : s.k.begin;
-  l.order = kColumnScales ? KOrder{0, 0} : k_order(w, s.column);
   // B that is read once or twice leaves L2 first and spares what is used again. H200, L2 flushed:
   // 3 to 9 % at M = 1 and 128; with more reads of B it costs up to 17 %.
   l.policy_b = s.group_tiles <= 2 ? kEvictFirst : kEvictNormal;
@@ -87,7 +85,7 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
   const u32 full = smem + kSmem.full + stage * 8;
   const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes;
   const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRowsB * kBlockK;
-  const u32 at = l.order(step * kStageBlocks), k = (l.k + at) * kBlockK;
+  const u32 at = w.k_begin + step * kStageBlocks, k = (l.k + at) * kBlockK;
   // The rows of all boxes are kept in registers, which one kind of kernel does not have.
   // (Recomputed everywhere, groups lost 1 % on an H200; a rolled loop over the boxes lost 13 %.)
   const u32 first_row = kLabels && kLoadC ? recomputed(l.row) : l.row;
@@ -116,16 +114,17 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
     load_policy<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, l.policy_b);
   }
   if constexpr (!kSfaRowMajor)
-    load<kSlicedA>(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, l.row,
-                   l.k_scales + at, l.slice_a, full);
+    load<kSlicedA>(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, l.row, l.k_scales + at,
+                   l.slice_a, full);
   if constexpr (kColumnScales)
-    tma_load_2d(smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes, p.sfb, l.column,
-                l.k_scales + at, full);
+    tma_load_2d(smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes, p.sfb, l.column, l.k_scales + at,
+                full);
 }
 
 // Arrivals on full[s] besides the TMA thread's: lanes that write column scales, warps with row
 // scales.
-constexpr u32 kScaleArrivals = (kColumnScales ? 0 : kStageBlocks * kScaleSpan) + (kSfaRowMajor ? 2 : 0);
+constexpr u32 kScaleArrivals =
+    (kColumnScales ? 0 : kStageBlocks * kScaleSpan) + (kSfaRowMajor ? 2 : 0);
 
 // One thread.
 template <class Params>
@@ -157,10 +156,10 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
 // use. Copied into each stage by cp.async they held it up (H200, 6336x8448x7168: 524 us, 515 so).
 constexpr u32 kScaleBatch = kScaleSpan == 1 ? 32 : kScaleSpan == 2 ? 16 : 8;
 
-// Lane column * kScaleBatch + i gets the scale of this CTA's k-block `first` + i.
-KILN_DEVICE float read_column_scale(const float* sfb, const KOrder& order, u32 first, bool exists) {
-  const u32 i = first + threadIdx.x % kScaleBatch, k_block = order(i);
-  return exists && i < kPartBlocks && k_block < kKBlocks ? sfb[k_block] : 0.f;
+// Lane column * kScaleBatch + i gets the scale of k-block `first` + i.
+KILN_DEVICE float read_column_scale(const float* sfb, u32 first, bool exists) {
+  const u32 k_block = first + threadIdx.x % kScaleBatch;
+  return exists && k_block < kKBlocks ? sfb[k_block] : 0.f;
 }
 
 // One warp.
@@ -169,18 +168,17 @@ KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 s
   Ring<kStages> ring;
   for_each_tile(p, w, smem, [&](const Site& s) {
     const u32 scale_column = s.column / 128 + column;
-    const KOrder order = k_order(w, s.column);
     const u32 slice = kSlicedB ? slice_of(p, s.group) : 0;
     const bool exists =
         column < kScaleSpan && scale_column < kScaleColumns && (!kSlicedB || slice != p.num_slices);
     const float* sfb = p.sfb_blocks;
     if (exists) sfb += slice * p.sfb_group_stride + scale_column * p.ld_sfb;
-    float scales = 0.f, next = read_column_scale(sfb, order, 0, exists);
+    float scales = 0.f, next = read_column_scale(sfb, w.k_begin, exists);
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kPartBlocks; k_block += kStageBlocks, ring.advance()) {
       if (k_block % kScaleBatch == 0) {
         scales = next;
-        next = read_column_scale(sfb, order, k_block + kScaleBatch, exists);
+        next = read_column_scale(sfb, w.k_begin + k_block + kScaleBatch, exists);
       }
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
       const u32 block = lane % kScaleBatch - k_block % kScaleBatch;  // of the stage
@@ -235,11 +233,10 @@ KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem
   Ring<kStages> ring;
   u32 parity = 0;
   for_each_tile(p, w, smem, [&](const Site& s) {
-    const KOrder order = k_order(w, s.column);
     scales.source = p.sfa_rows + static_cast<i64>(s.row + lane) * p.ld_sfa;
     if constexpr (kSlicedA) scales.source += s.group * p.sfa_group_stride;
     scales.rows = valid_rows(s.row, s.row_end);
-    request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes, order(0));
+    request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes, w.k_begin);
     cp_async_commit_group();
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kPartBlocks; ++k_block) {
@@ -248,7 +245,7 @@ KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem
         parity ^= 1;
         if (k_block + kSfaGroup < kPartBlocks)
           request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes,
-                             order(k_block + kSfaGroup));
+                             w.k_begin + k_block + kSfaGroup);
         cp_async_commit_group();
       }
       const u32 from = groups + (parity ^ 1) * kSmem.sfa_group_bytes + k_block % kSfaGroup * 4;

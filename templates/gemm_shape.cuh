@@ -32,8 +32,7 @@ constexpr u32 kWaveStride = kWarpgroupsM * kWaveRows;  // warpgroups take waves 
                                                        // rows of a partly valid tile are shared out
 constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;  // 1d2d; a run-time value in 1d1d
 // Of one CTA of a tile: k-blocks, in whole stages. What lies behind K reads as zeros.
-constexpr u32 kPartBlocks =
-    align_up((kKBlocks + kClusterK - 1) / kClusterK, kStageBlocks);
+constexpr u32 kPartBlocks = align_up((kKBlocks + kClusterK - 1) / kClusterK, kStageBlocks);
 constexpr u32 kPartStages = kPartBlocks / kStageBlocks;
 constexpr u32 kBoxRowsA = a_box_rows(kBlockM, kClusterN, kRowGroups);
 constexpr u32 kTilesN = (kN + kBlockN * kClusterN - 1) / (kBlockN * kClusterN);  // in clusters
@@ -42,8 +41,9 @@ constexpr u32 kScaleColumns = (kN + 127) / 128;
 static_assert(kBlockM % (kWaveRows * kWarpgroupsM) == 0 ||
                   (kWarpgroupsM == 1 && (kBlockM == 8 || kBlockM == 16 || kBlockM == 32)),
               "a warpgroup owns whole waves of 64 rows, or the first rows of one");
-static_assert(kWarpgroupsK == 1 || (kWaves == 1 && (kWarpgroupsM == 1 || !kRowGroups) && !kColumnScales &&
-                                    kStages % kWarpgroupsK == 0 && kWarpgroupsK <= kPartStages),
+static_assert(kWarpgroupsK == 1 ||
+                  (kWaves == 1 && (kWarpgroupsM == 1 || !kRowGroups) && !kColumnScales &&
+                   kStages % kWarpgroupsK == 0 && kWarpgroupsK <= kPartStages),
               "parts of K: of tiles of one wave, each with stages of its own");
 static_assert(kStageBlocks == 1 || (kLayout == kDense && !kColumnScales && kWaves == 1 &&
                                     kClusterM * kClusterN == 1 && kK % kBlockK == 0),
@@ -67,9 +67,9 @@ constexpr bool kRedistributes = (kWaves + 1) * kWgN / 2 + 88 > 65536 / kThreads;
 // Named barriers of a CTA.
 constexpr u32 kPartsBarrier = 1, kStartBarrier = 2;
 
-constexpr SmemLayout kSmem =
-    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kStageBlocks, kClusterN, kClusterK, kOutBytes,
-                 kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
+constexpr SmemLayout kSmem = smem_layout(
+    {kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kStageBlocks, kClusterN,
+     kClusterK, kOutBytes, kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
 // k-blocks of a stage whose WGMMAs run together, each into a sum of its own, where registers allow.
@@ -103,40 +103,23 @@ static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
 // round has constant addresses: all of the address arithmetic goes, and the next barrier is looked
 // at under the promotion. H200, K >= 1536: 192x128 and 256x128 gain 0.4 to 2 %, 128x192 2.5 %; one
 // round alone (K = 512) loses 3 %. (Accumulating into loaded C, 192x128 would spill.)
-constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && kStageBlocks == 1 && kStages == 4 &&
-                              kPartBlocks % kStages == 0 && kPartBlocks > kStages &&
+constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && kStageBlocks == 1 &&
+                              kStages == 4 && kPartBlocks % kStages == 0 && kPartBlocks > kStages &&
                               // Fewer rounds the compiler unrolls, and spills.
                               (!kRowGroups || kWaves == 1 || kPartBlocks >= 6 * kStages);
 constexpr u32 kRounds = kWholeRounds ? kPartBlocks / kStages : 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
-constexpr u32 kUnrollK = !kColumnScales && kWarpgroupsK == 1 && kStageBlocks == 1 && kConsumers <= (kLoadC ? 2 : 3) && kWaves == 1 &&
-                                 kWgN == 128 && kScaleChunks == 1
+constexpr u32 kUnrollK = !kColumnScales && kWarpgroupsK == 1 && kStageBlocks == 1 &&
+                                 kConsumers <= (kLoadC ? 2 : 3) && kWaves == 1 && kWgN == 128 &&
+                                 kScaleChunks == 1
                              ? 4
                              : 1;
 
 static_assert(kClusterK == 1 || (kLayout == kDense && !kColumnScales && kWaves == 1 &&
                                  kClusterM * kClusterN == 1 && kClusterK <= kKBlocks),
               "parts of K in a cluster: of dense tiles of one wave, each with a k-block");
-
-// Few rows of A lie in few L2 slices, which all CTAs would ask at once. Tile columns therefore begin
-// at different k-blocks, and go round.
-constexpr u32 kTurnUnit = kSfaRowMajor && kStageBlocks < kSfaGroup ? kSfaGroup : kStageBlocks;
-constexpr bool kTurns = !kColumnScales && kWaves == 1 &&
-                        (kBlockM <= 64 || kClusterK > 1 || kStageBlocks > 1) &&
-                        kPartBlocks % kTurnUnit == 0;
-
-// Which k-blocks a CTA computes, in which order.
-struct KOrder {
-  u32 begin, turn;
-
-  KILN_DEVICE u32 operator()(u32 i) const {
-    if constexpr (kColumnScales) return begin + i;
-    i += turn;
-    return begin + (i < kPartBlocks ? i : i - kPartBlocks);
-  }
-};
 
 // A low tile's few elements leave faster from registers than through shared memory.
 constexpr bool kDirect = kBlockM < kWaveRows && !kAccumulate && kLayout == kDense;
@@ -152,6 +135,7 @@ constexpr u32 kSlots = kSmem.d_slots;
 struct Work {
   u32 cluster, num_clusters;  // this CTA's cluster and how many there are
   u32 cta_m, cta_n, rank;     // position and rank in the cluster
+  u32 k_begin;                // this CTA's first k-block of each tile; 0 under 1d1d
   u32 num_tiles_m;            // in clusters; grouped_k: of one group
 };
 
@@ -162,22 +146,17 @@ KILN_DEVICE Work this_work(const GemmParams& p) {
   w.num_clusters = gridDim.x / kClusterSize;
   w.cta_m = w.rank % kClusterM;
   w.cta_n = kClusterK > 1 ? 0 : w.rank / kClusterM;
+  w.k_begin = kClusterK > 1 ? w.rank * kPartBlocks : 0;
   w.num_tiles_m = (p.m + kBlockM * kClusterM - 1) / (kBlockM * kClusterM);
   return w;
 }
 
-// The parts of a cluster are neighbouring ranges; behind K everything reads as zeros.
-KILN_DEVICE KOrder k_order(const Work& w, u32 column) {
-  const u32 turn =
-      kTurns ? column / (kBlockN * kClusterN) * (kPartBlocks / kTurnUnit) / kTilesN * kTurnUnit : 0;
-  return {kClusterK > 1 ? w.rank * kPartBlocks : 0, turn};
-}
-
 struct Consumer {
   u32 smem;
-  u32 part;  // of K in this CTA
-  u32 rank;  // in the cluster
-  u32 warp;  // among the consumer warps of the part
+  u32 part;        // of K in this CTA
+  u32 rank;        // in the cluster
+  u32 warp;        // among the consumer warps of the part
+  u32 store_warp;  // among those of them that have rows of the tile
   u32 lane;
   u32 row, column;  // of this warpgroup's first wave inside the tile
   bool stores;      // this warp stores what it, and all parts of K, have computed

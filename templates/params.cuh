@@ -25,7 +25,7 @@ struct GemmParams {
   i64 ld_sfa, sfa_group_stride;
   const float* sfb_blocks;  // 1d2d only
   i64 ld_sfb, sfb_group_stride;
-  void* d_rows;  // row groups: D, for the rows of a group's last tile
+  void* d_rows;  // 1d2d: D, for the rows of a group's last tile and for low tiles
   i64 ldd, d_group_stride;
   const i32* grouping;    // labels, ends or rows; on the device
   const i32* expert_map;  // slice of each group, or null: group g has slice g

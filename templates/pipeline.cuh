@@ -26,3 +26,9 @@ KILN_DEVICE void wait(u32 barrier, u32 parity) {
   while (!mbarrier_try_wait_parity(barrier, parity)) {
   }
 }
+
+// For what another CTA of the cluster has written.
+KILN_DEVICE void wait_cluster(u32 barrier, u32 parity) {
+  while (!mbarrier_try_wait_parity_cluster(barrier, parity)) {
+  }
+}

@@ -44,8 +44,10 @@ KILN_SHARED_CODE u32 store_warps(u32 block_m) {
 // Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
 // `d_slots` chunks of kStoreRows rows for each consumer warp, sfa_rows two groups of row-major row
 // scales on their way into the stages (block_m x kSfaGroup floats each). Barriers are u64:
-// full[stages], empty[stages], c_full[consumer warps * d_slots]. site[stages] says which tile a
-// stage belongs to (gemm_shape.cuh), the group table is that of gemm_groups.cuh.
+// full[stages], empty[stages], c_full[storing warps * d_slots], and of each storing warp in a
+// cluster of parts of K gather_full and gather_empty. partials holds the totals of the other parts
+// of a CTA, gathered those of the other CTAs. site[stages] says which tile a stage belongs to
+// (gemm_shape.cuh), the group table is that of gemm_groups.cuh.
 struct SmemLayout {
   u32 a, b, d, sfa, sfa_rows, sfb, partials, gathered, site, groups, full, empty, c_full;
   u32 gather_full, gather_empty, total;
@@ -72,23 +74,26 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.b_stage_bytes = s.stage_blocks * s.block_n * kBlockK;
   l.sfa_stage_bytes = align_up(s.stage_blocks * s.block_m * 4, 128);
   l.sfa_group_bytes = s.sfa_row_major ? s.block_m * 4 * kSfaGroup : 0;
-  l.sfb_stage_bytes = s.column_scales ? align_up(s.block_n * 4, 128) : s.stage_blocks * kSfbSlotBytes;
+  l.sfb_stage_bytes =
+      s.column_scales ? align_up(s.block_n * 4, 128) : s.stage_blocks * kSfbSlotBytes;
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
-  l.d_chunks = align_up(s.block_m / s.warpgroups_m, kWaveRows) / kWaveRows *
-               (row_bytes / l.d_chunk_bytes);
+  l.d_chunks =
+      align_up(s.block_m / s.warpgroups_m, kWaveRows) / kWaveRows * (row_bytes / l.d_chunk_bytes);
   l.gathered_bytes = 32 * (s.block_n / s.warpgroups_n / 2) * 4;
   l.partial_bytes = warps * l.gathered_bytes;
   // Of the warps of a tile each rank of the cluster owns as many, and gathers the others' totals.
   const u32 owned = (warps + s.cluster_k - 1) / s.cluster_k;
   const u32 gather_bytes = (s.cluster_k - 1) * owned * l.gathered_bytes;
+  const u32 gather_barriers = s.cluster_k > 1 ? warps * 8 : 0;
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
   const u32 stage_bytes =
       l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + l.sfb_stage_bytes + kSiteBytes + 16;
   const u32 group_bytes = s.group_capacity == 0 ? 0 : (s.group_capacity + 1) * kGroupBytes;
-  const u32 ring_bytes = s.stages * stage_bytes + 2 * l.sfa_group_bytes + align_up(group_bytes, 16) +
-                         (s.warpgroups_k - 1) * l.partial_bytes + gather_bytes + warps * 16;
+  const u32 ring_bytes = s.stages * stage_bytes + 2 * l.sfa_group_bytes +
+                         align_up(group_bytes, 16) + (s.warpgroups_k - 1) * l.partial_bytes +
+                         gather_bytes + 2 * gather_barriers;
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 
@@ -106,8 +111,8 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.empty = l.full + s.stages * 8;
   l.c_full = l.empty + s.stages * 8;
   l.gather_full = l.c_full + warps * l.d_slots * 8;
-  l.gather_empty = l.gather_full + warps * 8;
-  l.total = l.gather_empty + (s.cluster_k > 1 ? warps * 8 : 0);
+  l.gather_empty = l.gather_full + gather_barriers;
+  l.total = l.gather_empty + gather_barriers;
   return l;
 }
 

@@ -171,7 +171,7 @@ nlohmann::ordered_json to_json(const BenchRow& row) {
     out.update({{"launch_m", row.workload.m},
                 {"launch_k", row.workload.k},
                 {"group_sizes", sizes},
-                {"tile", jit::describe(from_c(row.plan.tile))},
+                {"tile", jit::describe(from_c(row.plan.full_tile))},
                 {"reason", row.plan.reason},
                 {"empty_us", row.empty_us},
                 {"flops", row.flops},
@@ -258,7 +258,7 @@ std::vector<std::string> BenchTable::cells(const BenchRow& row) const {
     return out;
   }
   const bool rated = has_time(row.timing);
-  out.push_back(jit::describe(from_c(row.plan.tile)));
+  out.push_back(jit::describe(from_c(row.plan.full_tile)));
   out.push_back(fmt::format("{:.2f}", row.timing->median_us));
   out.push_back(fmt::format("{:.1f} %", 100 * row.timing->noise()));
   out.push_back(rated ? fmt::format("{:.1f}", tflops(row)) : "-");

@@ -58,7 +58,7 @@ struct Explanation {
   std::vector<runtime::PlannedTile> intervals;
   std::vector<Alternative> alternatives;  // best first, without the chosen tile
 
-  jit::Tile tile() const { return from_c(chosen.tile); }
+  jit::Tile tile() const { return from_c(chosen.full_tile); }
 };
 
 // What a launch would do, asked of the library itself.

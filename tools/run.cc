@@ -127,7 +127,7 @@ nlohmann::ordered_json to_json(const BenchCase& c, const Outcome& outcome, int r
   if (jit::is_grouped(c.problem)) out["skew"] = name(c.sizing.skew);
   if (outcome.error.empty()) {
     if (jit::is_grouped(c.problem)) add_groups(r.workload, out);
-    out.update({{"tile", jit::describe(from_c(r.plan.tile))},
+    out.update({{"tile", jit::describe(from_c(r.plan.full_tile))},
                 {"reason", r.plan.reason},
                 {"registers", r.plan.registers},
                 {"smem_bytes", r.plan.dynamic_smem_bytes},
@@ -179,7 +179,7 @@ std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
     return row;
   }
   const BenchResult& r = outcome.result;
-  row.push_back(jit::describe(from_c(r.plan.tile)));
+  row.push_back(jit::describe(from_c(r.plan.full_tile)));
   row.push_back(fmt::format("{:.2f}", r.median_us));
   row.push_back(fmt::format("{:.1f}", r.tflops()));
   row.push_back(fmt::format("{:.0f}", r.gb_per_s()));

@@ -23,18 +23,20 @@ constexpr std::int64_t kMaxProduct = 1'000'000;                      // candidat
 struct Axis {
   std::string_view name;
   std::vector<std::int32_t> TuneAxes::*values;
-  std::int64_t min, max, step;
-  std::string_view why;
+  std::int64_t min, max;
+  bool is_optional = false;  // 1 where it is left out
 };
-constexpr std::array kAxes{
-    Axis{"block_m", &TuneAxes::block_m, 64, 256, 64, "a wave has 64 rows"},
-    Axis{"block_n", &TuneAxes::block_n, 8, 256, 8, "a WGMMA has a multiple of 8 columns"},
-    Axis{"warpgroups_m", &TuneAxes::warpgroups_m, 1, 4, 1, ""},
-    Axis{"warpgroups_n", &TuneAxes::warpgroups_n, 1, 4, 1, ""},
-    Axis{"stages", &TuneAxes::stages, 0, 32, 1, ""},
-    Axis{"cluster_m", &TuneAxes::cluster_m, 1, 8, 1, ""},
-    Axis{"cluster_n", &TuneAxes::cluster_n, 1, 8, 1, ""},
-    Axis{"raster_group", &TuneAxes::raster_group, 0, 1024, 1, ""}};
+constexpr std::array kAxes{Axis{"block_m", &TuneAxes::block_m, 8, 256},
+                           Axis{"block_n", &TuneAxes::block_n, 8, 256},
+                           Axis{"warpgroups_m", &TuneAxes::warpgroups_m, 1, 4},
+                           Axis{"warpgroups_n", &TuneAxes::warpgroups_n, 1, 4},
+                           Axis{"stages", &TuneAxes::stages, 0, 32},
+                           Axis{"cluster_m", &TuneAxes::cluster_m, 1, 8},
+                           Axis{"cluster_n", &TuneAxes::cluster_n, 1, 8},
+                           Axis{"raster_group", &TuneAxes::raster_group, 0, 1024},
+                           Axis{"warpgroups_k", &TuneAxes::warpgroups_k, 1, 4, true},
+                           Axis{"cluster_k", &TuneAxes::cluster_k, 1, 8, true},
+                           Axis{"stage_blocks", &TuneAxes::stage_blocks, 1, 8, true}};
 
 constexpr std::array<std::string_view, 8> kFileKeys = {
     "$schema", "format", "comment", "machine", "axes", "constraints", "intervals", "measuring"};
@@ -42,12 +44,19 @@ constexpr std::array<std::string_view, 2> kMachineKeys = {"arch", "num_sms"};
 constexpr std::array<std::string_view, 3> kIntervalKeys = {"upper", "cover", "max_rows"};
 
 void require_legal(const Axis& axis, const JsonView& element, std::int64_t value) {
-  if (value % axis.step != 0) {
-    element.fail(fmt::format("must be a multiple of {} ({}), got {}: take {}", axis.step, axis.why,
-                             value, std::max(axis.min, value / axis.step * axis.step)));
+  const bool is_low = value == 8 || value == 16 || value == 32;
+  if (axis.name == "block_m" && value % 64 != 0 && !is_low) {
+    element.fail(fmt::format(
+        "must be a multiple of 64 (a wave has 64 rows), or 8, 16 or 32, got {}: take {}", value,
+        std::max<std::int64_t>(value < 64 ? 32 : 64, value / 64 * 64)));
   }
-  const bool is_cluster = axis.name.starts_with("cluster");
-  if (is_cluster && (value & (value - 1)) != 0) {
+  if (axis.name == "block_n" && value % 8 != 0) {
+    element.fail(fmt::format(
+        "must be a multiple of 8 (a WGMMA has a multiple of 8 columns), got {}: take {}", value,
+        value / 8 * 8));
+  }
+  const bool is_power = axis.name.starts_with("cluster") || axis.name == "stage_blocks";
+  if (is_power && (value & (value - 1)) != 0) {
     element.fail(fmt::format("must be 1, 2, 4 or 8, got {}: take {}", value, value < 4 ? 2 : 4));
   }
   if (axis.name == "stages" && value == 1)
@@ -75,7 +84,8 @@ TuneAxes read_axes(const JsonView& object) {
   TuneAxes axes;
   std::int64_t product = 1;
   for (const Axis& axis : kAxes) {
-    axes.*axis.values = read_axis(axis, object.at(axis.name));
+    const bool left_out = axis.is_optional && !object.has(axis.name);
+    axes.*axis.values = left_out ? std::vector{1} : read_axis(axis, object.at(axis.name));
     product *= static_cast<std::int64_t>((axes.*axis.values).size());
     if (product > kMaxProduct)
       object.fail(

@@ -17,12 +17,12 @@
 namespace kiln::tools {
 
 // Candidates are the product of these. stages 0: as many as fit beside two slots for D;
-// raster_group 0: what the default choice takes for the problem. The model that orders candidates
+// raster_group 0: what the default choice takes for the problem. The last three may be left out: 1. The model that orders candidates
 // does not see these two: their first values are measured first, and the others of the best tiles
 // only.
 struct TuneAxes {
   std::vector<std::int32_t> block_m, block_n, warpgroups_m, warpgroups_n, stages, cluster_m,
-      cluster_n, raster_group;
+      cluster_n, raster_group, warpgroups_k, cluster_k, stage_blocks;
 };
 
 struct TuneConstraints {

@@ -23,12 +23,28 @@ std::optional<jit::Tile> with_first_stages(const jit::Tile& t, const TuneAxes& a
 
 // Checked before stages are known, so that what cannot be is not asked of the legality rules.
 bool within(const TuneConstraints& c, const jit::Tile& t, const jit::Problem& p, std::int64_t m) {
-  if (t.block_m % (64 * t.warpgroups_m) != 0 || t.block_n % (8 * t.warpgroups_n) != 0) return false;
+  const bool is_low = t.block_m < 64 && t.warpgroups_m == 1;
+  if (!is_low && t.block_m % (64 * t.warpgroups_m) != 0) return false;
+  if (t.block_n % (8 * t.warpgroups_n) != 0) return false;
+  if (t.warpgroups_m * t.warpgroups_n * t.warpgroups_k > 4) return false;
+  constexpr std::int64_t kFewRows = 2;  // tile rows: for more, other tiles are made
+  if (jit::is_for_few_rows(t) && (p.scaling == jit::Scaling::k1d1d || m > kFewRows * t.block_m))
+    return false;
   const std::int32_t cluster = t.cluster_m * t.cluster_n;
   const bool masked = p.layout == jit::Layout::kGroupedMasked;
   const std::int64_t rows = masked ? m * p.groups : m;
   if (cluster > c.max_cluster || (cluster > 1 && rows < c.cluster_from_m)) return false;
   return jit::warpgroup_n(t) >= c.min_warpgroup_n && jit::waves(t) <= c.max_waves;
+}
+
+template <typename Visit>
+void for_each_split(const TuneAxes& a, jit::Tile t, const Visit& visit) {
+  for (const std::int32_t warpgroups_k : a.warpgroups_k)
+    for (const std::int32_t cluster_k : a.cluster_k)
+      for (const std::int32_t stage_blocks : a.stage_blocks) {
+        t.warpgroups_k = warpgroups_k, t.cluster_k = cluster_k, t.stage_blocks = stage_blocks;
+        visit(t);
+      }
 }
 
 template <typename Visit>
@@ -43,7 +59,7 @@ void for_each_shape(const TuneAxes& a, const Visit& visit) {
               t.block_m = block_m, t.block_n = block_n;
               t.warpgroups_m = warpgroups_m, t.warpgroups_n = warpgroups_n;
               t.cluster_m = cluster_m, t.cluster_n = cluster_n;
-              visit(t);
+              for_each_split(a, t, visit);
             }
 }
 
@@ -80,7 +96,7 @@ std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& 
   };
   for_each_shape(config.axes, [&](jit::Tile shape) {
     if (!within(config.constraints, shape, problem, m)) return;
-    shape.raster_group = raster_group;
+    shape.raster_group = jit::is_for_few_rows(shape) ? 1 : raster_group;
     if (const auto tile = with_first_stages(shape, config.axes, problem)) add(*tile);
   });
   std::sort(all.begin(), all.end(), [](const Candidate& a, const Candidate& b) {

@@ -90,6 +90,40 @@ TEST_CASE("every rule of a tile is enforced and named", "[tile]") {
                  "1 to 4"));
 }
 
+TEST_CASE("every rule of tiles for few rows is enforced and named", "[tile]") {
+  const Tile good{8, 32, 1, 1, 14, 1, 1, 1, 2, 2, 2};
+  REQUIRE(complaint(good, problem(7168, 2048)).empty());
+  const auto broken = [&](auto change, const Problem& p) {
+    Tile t = good;
+    change(t);
+    CHECK_FALSE(is_legal(t, p));
+    return complaint(t, p);
+  };
+  const Problem p = problem(7168, 2048);
+  CHECK(contains(broken([](Tile& t) { t.block_m = 24; }, p), "or 8, 16 or 32"));
+  CHECK(contains(broken([](Tile& t) { t.warpgroups_m = 2; }, p), "block_m"));
+  CHECK(contains(broken([](Tile& t) { t.warpgroups_k = 5; }, p), "1 to 4 in all"));
+  CHECK(contains(broken([](Tile& t) { t.warpgroups_k = 4; }, p), "multiple of warpgroups_k = 4"));
+  CHECK(contains(broken([](Tile& t) { t.cluster_k = 3; }, p), "1, 2, 4 or 8"));
+  CHECK(contains(broken([](Tile& t) { t.cluster_k = 8, t.cluster_m = 2; }, p), "at most 8"));
+  CHECK(contains(broken([](Tile& t) { t.cluster_m = 2; }, p), "cluster_m and cluster_n are 1"));
+  CHECK(contains(broken([](Tile& t) { t.stage_blocks = 3; }, p), "stage_blocks must be 1, 2, 4"));
+  CHECK(contains(broken([](Tile& t) { t.block_m = 128; }, p), "at most 64 * warpgroups_m = 64"));
+  CHECK(contains(broken([](Tile& t) { t.stages = 16; }, problem(7168, 2000)), "K is a multiple"));
+  CHECK(
+      contains(broken([](Tile& t) { t.stages = 4; }, problem(7168, 256)), "stages of 2 k-blocks"));
+  Problem masked = p;
+  masked.layout = Layout::kGroupedMasked;
+  masked.group_form = GroupForm::kRows;
+  masked.groups = 4;
+  CHECK(contains(broken([](Tile&) {}, masked), "the layout is dense"));
+  Problem gradient = p;
+  gradient.scaling = Scaling::k1d1d;
+  gradient.sfa_major = ScaleMajor::kM;
+  CHECK(contains(broken([](Tile& t) { t.block_m = 64; }, gradient), "scaling is 1d2d"));
+  CHECK(contains(broken([](Tile&) {}, gradient), "block_m"));
+}
+
 TEST_CASE("the menu holds only legal tiles, each once, for every layout", "[tile]") {
   for (const Problem& p : all_kinds()) {
     INFO(describe(p));
@@ -197,7 +231,8 @@ TEST_CASE("masked groups of few rows get short tiles, of many rows tall ones", "
 
 TEST_CASE("small M gets short tiles, large M large ones", "[tile]") {
   const Problem p = problem(7168, 16384);
-  CHECK(choose_tile(p, 1, {}).block_m == 64);
+  CHECK(choose_tile(p, 1, {}).block_m == 8);
+  CHECK(choose_tile(p, 12, {}).block_m == 16);
   const Tile large = choose_tile(p, 4096, {});
   CHECK(large.block_m * large.block_n >= 192 * 128);
   CHECK(estimate_us(p, choose_tile(p, 4096, {}), 4096, {}) <
@@ -210,8 +245,12 @@ TEST_CASE("a tile's text form is read back, trailing parts may be left out", "[t
   CHECK(parse_tile("256x128", "--tile") == Tile{256, 128, 2, 1, 4, 1, 1, 8});
   CHECK(parse_tile("64x96/1x2", "--tile") == Tile{64, 96, 1, 2, 4, 1, 1, 8});
   CHECK(parse_tile("192x128/3x1/s5", "--tile") == Tile{192, 128, 3, 1, 5, 1, 1, 8});
+  CHECK(parse_tile("8x32/1x1x2/s14x2/c1x1x4/r1", "--tile") ==
+        Tile{8, 32, 1, 1, 14, 1, 1, 1, 2, 4, 2});
+  CHECK(parse_tile("64x32/1x1x2", "--tile") == Tile{64, 32, 1, 1, 4, 1, 1, 8, 2});
   for (const char* bad :
-       {"", "128", "128x", "x128", "128x128/", "128x128/2", "128x128/2x1/4", "128x128/2x1/s4/c2",
+       {"8x32/1x1x/s2", "8x32/1x1/s2x", "8x32/1x1/s2/c1x1x/r1", "8x32x2/1x1", "", "128", "128x",
+        "x128", "128x128/", "128x128/2", "128x128/2x1/4", "128x128/2x1/s4/c2",
         "128x128/2x1/s4/c2x1/r8/", "128x128 ", "99999999999x8", "-64x128/2x1/s4/c1x1/r8x"})
     CHECK_THROWS_AS(parse_tile(bad, "--tile"), Error);
 }
@@ -224,11 +263,11 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
     const std::uint32_t capacity = has_row_groups(p) ? u(group_capacity(p)) : 0;
     for (const Tile& t : legal_tiles(p)) {
       INFO(describe(p) << " " << describe(t));
-      const auto l = device::smem_layout({u(t.block_m), u(t.block_n), u(t.warpgroups_m),
-                                          u(t.warpgroups_n), u(t.stages), u(t.cluster_n),
-                                          static_cast<std::uint32_t>(element_bytes(p.out)),
-                                          row_major, columns, capacity});
-      const std::uint32_t warps = u(t.warpgroups_m * t.warpgroups_n * 4), stages = u(t.stages);
+      const auto l = layout_of(t, p);
+      const std::uint32_t stages = u(t.stages), blocks = u(t.stage_blocks);
+      const std::uint32_t warps =
+          u(t.warpgroups_m * t.warpgroups_n) * device::store_warps(u(t.block_m));
+      const std::uint32_t parts = u(t.cluster_k), owned = (warps + parts - 1) / parts;
       CHECK(l.a % 1024 == 0);
       CHECK(l.b == l.a + stages * l.a_stage_bytes);
       CHECK(l.b % 1024 == 0);
@@ -238,19 +277,25 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
       CHECK(l.sfa >= l.d + warps * l.d_slots * device::kStoreRows * l.d_chunk_bytes);
       CHECK(l.sfa % 128 == 0);
       CHECK(l.sfa_stage_bytes % 128 == 0);
+      CHECK(l.sfa_stage_bytes >= blocks * u(t.block_m) * 4);
       CHECK(l.sfb == l.sfa + stages * l.sfa_stage_bytes);
       CHECK((!columns || (l.sfb % 128 == 0 && l.sfb_stage_bytes % 128 == 0)));
-      CHECK(l.sfb_stage_bytes >= (columns ? u(t.block_n) * 4 : 12));
+      CHECK(l.sfb_stage_bytes >= blocks * (columns ? u(t.block_n) * 4 : 12));
       CHECK(l.sfa_rows == l.sfb + stages * l.sfb_stage_bytes);
       CHECK((l.sfa_group_bytes > 0) == row_major);
-      CHECK(l.site == l.sfa_rows + 2 * l.sfa_group_bytes);
+      CHECK(l.partials == l.sfa_rows + 2 * l.sfa_group_bytes);
+      CHECK(l.gathered == l.partials + (u(t.warpgroups_k) - 1) * l.partial_bytes);
+      CHECK(l.gathered % 16 == 0);
+      CHECK(l.site == l.gathered + (parts - 1) * owned * l.gathered_bytes);
       CHECK(l.site % 16 == 0);
       CHECK(l.groups == l.site + stages * device::kSiteBytes);
       CHECK(l.full >= l.groups + (capacity == 0 ? 0 : (capacity + 1) * device::kGroupBytes));
       CHECK(l.full % 8 == 0);
       CHECK(l.empty == l.full + stages * 8);
       CHECK(l.c_full == l.empty + stages * 8);
-      CHECK(l.total == l.c_full + warps * l.d_slots * 8);
+      CHECK(l.gather_full == l.c_full + warps * l.d_slots * 8);
+      CHECK(l.gather_empty == l.gather_full + (parts > 1 ? warps * 8 : 0));
+      CHECK(l.total == l.gather_empty + (parts > 1 ? warps * 8 : 0));
       CHECK(l.total == smem_bytes(t, p));
       CHECK(l.d_slots >= 1);
       CHECK(l.d_slots <= l.d_chunks);

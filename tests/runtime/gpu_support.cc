@@ -45,7 +45,8 @@ kiln_problem c_problem(const jit::Problem& p) {
 
 kiln_tile c_tile(const jit::Tile& t) {
   return {sizeof(kiln_tile), 1,        t.block_m,   t.block_n,   t.warpgroups_m,
-          t.warpgroups_n,    t.stages, t.cluster_m, t.cluster_n, t.raster_group};
+          t.warpgroups_n,    t.stages, t.cluster_m, t.cluster_n, t.raster_group,
+          t.warpgroups_k,    t.cluster_k, t.stage_blocks};
 }
 
 Gpu::Gpu(kiln_engine* engine)

@@ -133,6 +133,57 @@ TEST_CASE("every tile of the menu is exact", "[.][all-tiles]") {
   check_tiles(gpu, 100'000);
 }
 
+TEST_CASE("tiles for few rows, with parts of K and several k-blocks to a stage, are exact",
+          "[gpu]") {
+  KILN_REQUIRE_GPU_OR_SKIP(gpu);
+  const auto check = [&](const jit::Problem& problem, std::int64_t m, const char* tile) {
+    check_exact(gpu, {problem, m, jit::parse_tile(tile, "tile")});
+  };
+  for (const bool f32 : {false, true}) {
+    for (const auto major : {jit::ScaleMajor::kRow, jit::ScaleMajor::kM}) {
+      jit::Problem problem = problem_of(1544, 1664);  // 13 k-blocks: no part has as many as another
+      problem.sfa_major = major;
+      problem.out = f32 ? jit::OutputType::kF32 : jit::OutputType::kBf16;
+      problem.accumulate = f32;
+      for (const std::int64_t m : {1, 8, 20}) {  // 20: several tile rows, several tiles to a CTA
+        check(problem, m, "8x16/1x1x2/s14x2/c1x1/r1");
+        check(problem, m, "8x32/1x1x4/s8/c1x1x2/r1");
+        check(problem, m, "8x24/1x1x2/s2x4/c1x1x4/r8");
+        check(problem, m, "16x48/1x1/s3x8/c1x1/r1");
+        check(problem, m, "32x96/1x2x2/s4x2/c1x1x2/r1");
+      }
+      for (const std::int64_t m : {50, 130}) {
+        check(problem, m, "64x64/1x1x2/s4x2/c1x1x8/r1");
+        check(problem, m, "64x112/1x1/s5/c1x1x4/r1");
+        check(problem, m, "128x64/2x1/s3x2/c1x1x2/r1");
+        check(problem, m, "128x80/2x1x2/s4/c1x1x4/r1");
+        check(problem, m, "64x16/1x1x3/s6/c1x1/r8");
+      }
+      problem.k = 1040;  // no whole k-blocks
+      check(problem, 3, "8x32/1x1x2/s4/c1x1x4/r1");
+      check(problem, 70, "128x32/2x1/s5/c1x1x2/r1");
+    }
+  }
+}
+
+TEST_CASE("parts of K meet in the same order on every repeat and on any number of SMs", "[gpu]") {
+  KILN_REQUIRE_GPU_OR_SKIP(gpu);
+  for (const char* tile : {"8x32/1x1x2/s6x2/c1x1x4/r1", "128x64/2x1/s3x2/c1x1x2/r1"}) {
+    GemmData data(gpu, {problem_of(2112, 7168), 100, jit::parse_tile(tile, "tile")});
+    data.fill_random();
+    data.upload();
+    data.launch();
+    REQUIRE(data.download());
+    const std::vector<std::byte> first = data.d16.bytes();
+    for (int i = 0; i < 40; ++i) {
+      data.upload();
+      data.launch(0, i % 4 == 0 ? 4 + i : 0);  // a few SMs: each cluster has many tiles
+      REQUIRE(data.download());
+      CHECK(data.d16.bytes() == first);
+    }
+  }
+}
+
 TEST_CASE("the same operands give the same bits on every repeat and on any number of SMs",
           "[gpu]") {
   KILN_REQUIRE_GPU_OR_SKIP(gpu);

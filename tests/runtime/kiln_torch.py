@@ -44,7 +44,8 @@ class Problem(Struct):
 
 class Tile(Struct):
     _fields_ = fields("""
-        i32 block_m block_n warpgroups_m warpgroups_n stages cluster_m cluster_n raster_group""")
+        i32 block_m block_n warpgroups_m warpgroups_n stages cluster_m cluster_n raster_group
+        i32 warpgroups_k cluster_k stage_blocks""")
 
 
 class Operands(Struct):

@@ -26,11 +26,9 @@ TEST_CASE("a plan has the tuned intervals, and the default choice in their gaps"
   for (const auto& [interval, source] : gaps.tiles) {
     CHECK((source == TileSource::kTunedExact) == (interval.m_min == 300));
     if (source == TileSource::kTunedExact) continue;
-    const auto same = std::find_if(defaults.begin(), defaults.end(), [&](const auto& d) {
-      return d.m_min <= interval.m_min && interval.m_max <= d.m_max;
-    });
-    REQUIRE(same != defaults.end());
-    CHECK(same->tile == interval.tile);
+    // Its own default tile, or where that makes too many, another of them.
+    CHECK(std::any_of(defaults.begin(), defaults.end(),
+                      [&](const auto& d) { return d.tile == interval.tile; }));
   }
 }
 

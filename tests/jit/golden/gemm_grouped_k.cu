@@ -15,9 +15,12 @@ constexpr u32 kBlockM = 128;
 constexpr u32 kBlockN = 112;
 constexpr u32 kWarpgroupsM = 2;
 constexpr u32 kWarpgroupsN = 1;
+constexpr u32 kWarpgroupsK = 1;
 constexpr u32 kStages = 4;
+constexpr u32 kStageBlocks = 1;
 constexpr u32 kClusterM = 1;
 constexpr u32 kClusterN = 1;
+constexpr u32 kClusterK = 1;
 constexpr u32 kRasterGroup = 8;
 
 // 64 x 112 x 32, e4m3 x e4m3; operands by shared-memory descriptors.
@@ -36,6 +39,6 @@ KILN_DEVICE void wgmma(float (&sum)[56], u64 a, u64 b) {
 #include "gemm.cuh"
 
 extern "C" __global__ void __launch_bounds__(384, 1)
-kiln_grouped_k_1d1d_n7168_ends_e4m3_e4m3_f32_reduce_sfa_m_128x112_wg2x1_s4_c1x1_r8(const __grid_constant__ GemmParams params) {
+kiln_grouped_k_1d1d_n7168_ends_e4m3_e4m3_f32_reduce_sfa_m_128x112_wg2x1x1_s4x1_c1x1x1_r8(const __grid_constant__ GemmParams params) {
   gemm(params);
 }

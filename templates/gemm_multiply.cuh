@@ -1,0 +1,217 @@
+// What a consumer warpgroup does with a full stage: WGMMAs into sums, and the sums, scaled, into
+// the totals of the tile. Protocol: gemm.cuh.
+#pragma once
+
+#include "gemm_shape.cuh"
+#include "gemm_store.cuh"
+#include "pipeline.cuh"
+
+// ---- one k-block in the tensor cores, and its promotion ----
+
+// Matrix descriptor of a 128B-swizzled, K-major tile: 8 rows x 128 bytes per swizzle atom.
+template <u32 kStrideBytes = 8 * kBlockK>  // from one 8 rows to the next
+KILN_DEVICE u64 matrix_descriptor(u32 address) {
+  constexpr u64 kSwizzle128 = 1ull << 62, kStride = static_cast<u64>(kStrideBytes >> 4) << 32;
+  return kSwizzle128 | kStride | ((address & 0x3FFFF) >> 4);
+}
+
+KILN_DEVICE void keep(float (&registers)[kWgN / 2]) {  // pins the accumulators against code motion
+#pragma unroll
+  for (u32 i = 0; i < kWgN / 2; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+
+// Starts one wave of one k-block: 64 x kWgN x 128.
+KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], u64 a, u64 b) {
+  keep(sum);
+  wgmma_fence();
+  wgmma<0>(sum, a, b);
+#pragma unroll
+  for (u32 k = 1; k < kBlockK / 32; ++k) wgmma<1>(sum, a + k * 2, b + k * 2);
+  wgmma_commit_group();
+}
+
+// ---- scales of one k-block, as a thread needs them ----
+
+// 1d2d: the scale of a chunk of columns. 1d1d: of each column that this thread has in a fragment.
+constexpr u32 kColumnValues = kColumnScales ? kWgN / 4 : kScaleChunks;
+
+KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], const Consumer& c, u32 stage,
+                                    u32 block, u32 tile_column) {
+  const u32 sfb = c.smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes + block * kSfbSlotBytes;
+  if constexpr (kColumnScales) {
+    const u32 from = sfb + (c.column + c.lane % 4 * 2) * 4;
+#pragma unroll
+    for (u32 i = 0; i < kWgN / 8; ++i) {
+      const float2 pair = ld_shared_v2_f32(from + i * 32);
+      scales[i * 2] = pair.x;
+      scales[i * 2 + 1] = pair.y;
+    }
+  } else {
+#pragma unroll
+    for (u32 i = 0; i < kScaleChunks; ++i)
+      scales[i] = ld_shared_f32(sfb + (tile_column % 128 + c.column + i * kScaleChunk) / 128 * 4);
+  }
+}
+
+// The factor of accumulator register i.
+KILN_DEVICE float scale_of(u32 i, float2 row_scales, const float (&columns)[kColumnValues]) {
+  const float row = i % 4 < 2 ? row_scales.x : row_scales.y;
+  return row * (kColumnScales ? columns[i / 4 * 2 + i % 2] : columns[i / 4 * 8 / kScaleChunk]);
+}
+
+template <bool kFirst>
+KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2], float2 row_scales,
+                         const float (&columns)[kColumnValues]) {
+#pragma unroll
+  for (u32 i = 0; i < kWgN / 2; ++i) {
+    const float scale = scale_of(i, row_scales, columns);
+    total[i] = kFirst ? scale * sum[i] : total[i] + scale * sum[i];
+  }
+}
+
+// Forms the products of scales now rather than after the WGMMAs that are running.
+KILN_DEVICE void make_products(float (&products)[kWgN / 2], float2 row_scales,
+                               const float (&columns)[kColumnValues]) {
+#pragma unroll
+  for (u32 i = 0; i < kWgN / 2; ++i) products[i] = scale_of(i, row_scales, columns);
+  keep(products);
+}
+
+template <bool kFirst>
+KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
+                         const float (&products)[kWgN / 2]) {
+#pragma unroll
+  for (u32 i = 0; i < kWgN / 2; ++i)
+    total[i] = kFirst ? products[i] * sum[i] : total[i] + products[i] * sum[i];
+}
+
+// ---- a stage ----
+
+// What a warpgroup keeps from one tile to the next: the finished tile in its totals, which is
+// stored under the next tile's first WGMMAs.
+struct ConsumerState {
+  Ring<kStages> ring;
+  Slots slots;
+  Place place;           // of the finished tile
+  bool pending = false;  // there is one
+  Ring<kStages> tile;    // where this tile begins; the parts of K begin a stage apart
+  u32 tiles = 0;         // gathered
+
+  // This part's first stage of the next tile.
+  KILN_DEVICE Ring<kStages> next_tile(u32 part) {
+    tile.advance(kPartStages % kStages);
+    tile.phase ^= kPartStages / kStages & 1;
+    Ring<kStages> first = tile;
+    first.advance(part);
+    return first;
+  }
+};
+
+// The stage is read: lets the producers of every CTA that shares it refill it.
+KILN_DEVICE void release(const Consumer& c, u32 stage) {
+  const u32 empty = c.smem + kSmem.empty + stage * 8;
+  if constexpr (!kShares) {
+    if (c.lane == 0) mbarrier_arrive(empty);
+  } else {
+    if (c.releases) mbarrier_arrive_cluster(empty, c.lane);
+  }
+}
+
+// A 64-row part of A and this warpgroup's columns of B in a k-block of a stage.
+KILN_DEVICE u64 descriptor_a(const Consumer& c, u32 stage, u32 block) {
+  // A tile of 8 rows repeats them; what a WGMMA reads beyond 16 or 32 is in the next stages.
+  return matrix_descriptor < kBlockM == 8
+             ? 0
+             : 8 * kBlockK > (c.smem + kSmem.a + stage * kSmem.a_stage_bytes +
+                              (block * kBlockM + c.row) * kBlockK);
+}
+KILN_DEVICE u64 descriptor_b(const Consumer& c, u32 stage, u32 block) {
+  return matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes +
+                           (block * kBlockN + c.column) * kBlockK);
+}
+constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from its first
+
+// All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
+// then promote. `waves` of them have valid rows, at least one. On entry the stage is full.
+template <bool kFirst>
+KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState& state,
+                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], u32 tile_column,
+                          u32 waves) {
+  const u32 stage = state.ring.stage;
+  float columns[kColumnValues];
+  if constexpr (!kColumnScales) load_column_scales(columns, c, stage, 0, tile_column);
+  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
+                  (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
+  const u64 a = descriptor_a(c, stage, 0), b = descriptor_b(c, stage, 0);
+#pragma unroll
+  for (u32 wave = 0; wave < kWaves; ++wave) {
+    // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
+    // live on from tile to tile and cost registers that are not there.
+    if (kRowGroups && !kFirst && wave > 0 && wave >= waves) break;
+    const float2 row_scales{ld_shared_f32(sfa + wave * kWaveStride * 4),
+                            ld_shared_f32(sfa + (wave * kWaveStride + kLowerRows) * 4)};
+    start_mma(sum, a + wave * (kWaveStride * kBlockK >> 4), b);
+    // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
+    // after.
+    if (kColumnScales && wave == 0) load_column_scales(columns, c, stage, 0, tile_column);
+    if constexpr (kFirst) {
+      if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
+    }
+    float products[kWgN / 2];
+    if constexpr (kEarlyProducts) make_products(products, row_scales, columns);
+    wgmma_wait_group<0>();
+    keep(sum);
+    const bool last_wave = wave + 1 == (kRowGroups && !kFirst ? waves : kWaves);
+    if (last_wave) release(c, stage);
+    if constexpr (kEarlyProducts) {
+      promote<kFirst>(total[wave], sum, products);
+    } else {
+      promote<kFirst>(total[wave], sum, row_scales, columns);
+    }
+  }
+}
+
+// kBatch k-blocks of a stage from `block` on, of a tile of one wave.
+template <bool kFirst>
+KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, ConsumerState& state,
+                                float (&total)[kWgN / 2], float (&sums)[kBatch][kWgN / 2],
+                                u32 tile_column, u32 block) {
+  const u32 stage = state.ring.stage;
+  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
+                  (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
+  float2 row_scales[kBatch];
+  float columns[kBatch][kColumnValues];
+#pragma unroll
+  for (u32 i = 0; i < kBatch; ++i) {
+    const u32 rows = sfa + (block + i) * kBlockM * 4;
+    row_scales[i] = {ld_shared_f32(rows), ld_shared_f32(rows + kLowerRows * 4)};
+    load_column_scales(columns[i], c, stage, block + i, tile_column);
+  }
+#pragma unroll
+  for (u32 i = 0; i < kBatch; ++i)
+    start_mma(sums[i], descriptor_a(c, stage, block + i), descriptor_b(c, stage, block + i));
+  if (kFirst && state.pending) store_wave(p, c, state.slots, total, state.place, 0);
+  wgmma_wait_group<0>();
+#pragma unroll
+  for (u32 i = 0; i < kBatch; ++i) keep(sums[i]);
+  if (block + kBatch == kStageBlocks) release(c, stage);
+  promote<kFirst>(total, sums[0], row_scales[0], columns[0]);
+#pragma unroll
+  for (u32 i = 1; i < kBatch; ++i) promote<false>(total, sums[i], row_scales[i], columns[i]);
+}
+
+// One stage, which is full.
+template <bool kFirst>
+KILN_DEVICE void multiply_stage(const GemmParams& p, const Consumer& c, ConsumerState& state,
+                                float (&total)[kWaves][kWgN / 2], float (&sums)[kBatch][kWgN / 2],
+                                u32 tile_column, u32 waves) {
+  if constexpr (kStageBlocks == 1) {
+    multiply<kFirst>(p, c, state, total, sums[0], tile_column, waves);
+  } else {
+    multiply_batch<kFirst>(p, c, state, total[0], sums, tile_column, 0);
+#pragma unroll
+    for (u32 block = kBatch; block < kStageBlocks; block += kBatch)
+      multiply_batch<false>(p, c, state, total[0], sums, tile_column, block);
+  }
+  state.ring.advance(kWarpgroupsK);
+}
