@@ -41,9 +41,11 @@
 #include <limits>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 
 #include "cache/eviction.h"
 #include "cache/files.h"
+#include "cache/left_out.h"
 #include "cache/locks.h"
 #include "cache/lookup.h"
 #include "cache/root.h"
@@ -245,6 +247,7 @@ bool DiskCache::Impl::quarantine(const Root& where, const Digest& key, const Ide
 }
 
 bool DiskCache::Impl::refuse_to_publish(const std::string& why) {
+  if (kLeftOut == Protection::errors_throw) throw std::runtime_error(why);
   ++counters.publish_failed;
   warn_once(warned_publish, "a kernel was not stored in cache directory " + options.directory +
                                 ": " + why + "; this process goes on with its own copy");

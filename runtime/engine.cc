@@ -10,6 +10,8 @@
 #include <system_error>
 #include <utility>
 
+#include "cache/files.h"
+#include "cache/left_out.h"
 #include "runtime/strict_json.h"
 #include "runtime/text.h"
 
@@ -145,7 +147,9 @@ Engine::Engine(EngineOptions options)
       device_(open_device(options_)),
       num_sms_(choose_num_sms(options_, device_.get())),
       tuned_(load_tuned(options_, num_sms_, log_)),
-      cache_(cache_options(options_, log_)),
+      cache_(cache_options(options_, log_), options_.hooks.cache_files != nullptr
+                                                ? *options_.hooks.cache_files
+                                                : cache::real_files()),
       templates_digest_(templates_digest()) {}
 
 Engine::~Engine() = default;
@@ -162,11 +166,15 @@ Cubin Engine::cubin_for(const jit::KernelSpec& spec, Lookup lookup) {
 
   const Key key = key_of(source, toolchain_);
   const cache::KeyLock lock = cache_.lock(key.digest, kLockTimeoutMs);
-  if (lock.held() && lookup == Lookup::kUse) {  // its last holder may have compiled just this
+  constexpr bool kRecheck = cache::kLeftOut != cache::Protection::no_recheck;
+  if (kRecheck && lock.held() && lookup == Lookup::kUse) {  // its last holder may have compiled it
     if (std::optional<Cubin> hit = find_on_disk(source, key)) return std::move(*hit);
   }
   Cubin built{compile(spec, source, key), false};
   if (cache_.publish(built.entry)) cache_.record_toolchain(toolchain_);
+  if (cache::kLeftOut == cache::Protection::reread_after_publish) {
+    built.entry = cache_.lookup(key.digest, key.toolchain).value();
+  }
   return built;
 }
 

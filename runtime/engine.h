@@ -38,6 +38,7 @@ struct EngineHooks {
   std::function<std::unique_ptr<jit::Compiler>(const jit::NvrtcSearch&)> open_compiler =
       jit::open_nvrtc;
   std::string_view tuned_text = builtin_tuned_text();
+  const cache::Files* cache_files = nullptr;  // the disk cache's system calls; null: the real ones
 };
 
 // Every choice made: no default is left to be looked up.
