@@ -139,7 +139,7 @@ TEST_CASE("an entry with anything appended is refused", "[cache][entry]") {
   }
 }
 
-TEST_CASE("an entry with any single bit flipped is refused", "[cache][entry]") {
+TEST_CASE("an entry with any single bit flipped is refused", "[cache][entry][C1]") {
   Bytes bytes = encode(golden_entry());
   REQUIRE(accepted(bytes));
   for (std::byte& byte : bytes) {
@@ -151,7 +151,7 @@ TEST_CASE("an entry with any single bit flipped is refused", "[cache][entry]") {
   }
 }
 
-TEST_CASE("twenty thousand random mutations of a large entry are refused", "[cache][entry]") {
+TEST_CASE("twenty thousand random mutations of a large entry are refused", "[cache][entry][C1]") {
   const Bytes original = encode(sample_entry(3, 40'000));
   Random random(17);
   Bytes bytes = original;
