@@ -56,7 +56,8 @@ struct FakeCuda {
   std::atomic<int> failing_loads{0};  // so many loads fail with CUDA_ERROR_INVALID_IMAGE
   int extra_registers = 0;            // reported above what the cubin has
   // So many of a million calls fail at random with CUDA_ERROR_OUT_OF_MEMORY or CUDA_ERROR_UNKNOWN:
-  // those that query, load, encode, launch, retain or push, not those that undo something.
+  // those that load, encode, launch, retain, push or look at devices, kernels and captures; not
+  // those that undo something.
   std::atomic<std::uint32_t> faults_per_million{0};
 
   // Captures. `capturing` is the one stream being captured (null: none). While any is, loading and
@@ -91,6 +92,7 @@ struct FakeThread {
   FakeLaunch last_launch{};
   std::uint64_t faults = 0;  // injected into its calls
   const char* last_fault = "";
+  bool is_spared = false;    // no faults for now
   std::uint64_t random = 1;  // what decides about faults; set it to a seed
 };
 
