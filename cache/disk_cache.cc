@@ -25,9 +25,18 @@
 //
 // Locks only save work: every rule above holds without them.
 //
-// Eviction runs after a publish, when this process has published a sixteenth of a limit since it
-// last did, or when nobody did for a day (the time stamp of lock/evict). A lookup only refreshes
-// the time stamp of its entry, at most once an hour, so that removal by age removes the unused.
+// Eviction runs after a publish, when this process has published 1/512 of a limit since it last did,
+// and after its first publish when nobody did within a minute (the time stamp of lock/evict). It
+// looks at the whole directory and, when that holds more than 7/8 of a limit, removes down to 7/10.
+// A lookup only refreshes the time stamp of its entry, at most once an hour, so that removal by age
+// removes the unused.
+//
+// Hence W writers at once, W <= 64, leave at most limit + W x (largest entry), not counting entries
+// younger than a minute, which stay. For let s be the last look to begin among those that ended. What
+// was there when it began it has seen, and has left at most 7/8 of the limit. What was not there
+// each writer has published after its own last look, since that did not begin later: at most 1/512
+// of the limit and one entry. 7/8 + 64/512 = 1. (A writer that has not looked yet is one of those
+// that began within a minute of s.)
 #include "cache/disk_cache.h"
 
 #include <fcntl.h>
@@ -57,8 +66,14 @@ namespace {
 
 constexpr std::size_t kMaxQuarantined = 8;
 constexpr std::int64_t kTouchAfterNs = std::int64_t{3600} * 1'000'000'000;
-constexpr std::int64_t kDayNs = 24 * kTouchAfterNs;
-constexpr std::uint64_t kEvictionShare = 16;         // evict after publishing limit / 16
+constexpr std::int64_t kMinuteNs = std::int64_t{60} * 1'000'000'000;
+// The three numbers of the bound above.
+constexpr std::uint64_t kLookShare = 512;
+constexpr std::uint64_t kSlackShare = 8;
+constexpr std::uint64_t kMostWriters = 64;
+static_assert(kMostWriters * kSlackShare <= kLookShare,
+              "what so many writers publish between two looks fits into the slack");
+constexpr std::uint32_t kEvictionLockWaitMs = 200;
 constexpr std::uint32_t kPruneLockWaitMs = 1000;
 constexpr std::uint32_t kMaxSm = 0xffff;             // what the entry's header can hold
 
@@ -100,7 +115,7 @@ struct DiskCache::Impl {
   bool publish(const Entry& entry);
   bool refuse_to_publish(const std::string& why);
   void evict_when_due(const Root& root, std::uint64_t bytes);
-  bool daily_eviction_is_due(const Root& root);
+  bool is_neglected(const Root& root);
   void evict(const Root& root);
 
   bool is_distrusted(const Digest& key) const;
@@ -122,7 +137,7 @@ struct DiskCache::Impl {
   std::atomic<bool> warned_read{false};
   std::atomic<std::uint64_t> bytes_since_eviction{0};
   std::atomic<std::uint64_t> entries_since_eviction{0};
-  std::atomic<std::int64_t> next_daily_check_ns{0};
+  std::atomic<bool> published_before{false};
 
   mutable std::mutex mutex;  // guards what follows; never held during a system call
   std::shared_ptr<const Root> root;  // null when there is no usable directory
@@ -289,39 +304,41 @@ bool DiskCache::Impl::publish(const Entry& entry) {
                            ": free space or name another directory");
 }
 
-bool DiskCache::Impl::daily_eviction_is_due(const Root& where) {
-  const std::int64_t now = now_ns();
-  std::int64_t next = next_daily_check_ns;
-  if (now < next || !next_daily_check_ns.compare_exchange_strong(next, now + kDayNs)) return false;
+// Whether nobody has looked at the directory's size for a minute.
+bool DiskCache::Impl::is_neglected(const Root& where) {
   struct stat status;
   if (files.fstatat(where.at(), kEvictionLock, &status, AT_SYMLINK_NOFOLLOW) != 0) return true;
-  return now - modified_ns(status) > kDayNs;
+  const std::int64_t age = now_ns() - modified_ns(status);
+  return age > kMinuteNs || age < -kMinuteNs;
 }
 
 void DiskCache::Impl::evict_when_due(const Root& where, std::uint64_t bytes) {
   const std::uint64_t new_bytes = bytes_since_eviction += bytes;
   const std::uint64_t new_entries = ++entries_since_eviction;
-  const bool grown = new_bytes > options.max_bytes / kEvictionShare ||
-                     new_entries > options.max_entries / kEvictionShare;
-  if (grown || daily_eviction_is_due(where)) evict(where);
+  const bool grown = new_bytes > options.max_bytes / kLookShare ||
+                     new_entries > options.max_entries / kLookShare;
+  const bool first = !published_before.exchange(true);
+  if (grown || (first && is_neglected(where))) evict(where);
 }
 
+// Someone else who is at it may have begun before our last publish, so this one does not leave the
+// work to him; two at once remove nothing that one would not.
 void DiskCache::Impl::evict(const Root& where) {
+  const LockResult lock = acquire_lock(where, kEvictionLock, kEvictionLockWaitMs);
+  files.utimensat(where.at(), kEvictionLock, nullptr, AT_SYMLINK_NOFOLLOW);
   bytes_since_eviction = 0;
   entries_since_eviction = 0;
-  const LockResult lock = acquire_lock(where, kEvictionLock, 0);
-  if (lock.timed_out) return;  // someone else is at it
-  files.utimensat(where.at(), kEvictionLock, nullptr, AT_SYMLINK_NOFOLLOW);
 
   std::uint64_t bytes = 0;
   const std::vector<ScannedEntry> entries = scan_entries(where);
   for (const ScannedEntry& entry : entries) {
     bytes += static_cast<std::uint64_t>(entry.identity.bytes);
   }
-  if (bytes > options.max_bytes || entries.size() > options.max_entries) {
-    const auto share = [](std::uint64_t limit) { return limit - limit / 5; };  // 80 %
+  const auto most = [](std::uint64_t limit) { return limit - limit / kSlackShare; };
+  const auto left = [&](std::uint64_t limit) { return most(limit) - most(limit) / 5; };
+  if (bytes > most(options.max_bytes) || entries.size() > most(options.max_entries)) {
     counters.evicted +=
-        remove_oldest(where, share(options.max_bytes), share(options.max_entries)).removed_entries;
+        remove_oldest(where, left(options.max_bytes), left(options.max_entries)).removed_entries;
   }
   sweep_leftovers(where, false);
 }

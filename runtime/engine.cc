@@ -135,9 +135,9 @@ TunedTables load_tuned(const EngineOptions& options, std::int32_t num_sms, const
 
 }  // namespace
 
-std::string templates_digest() {
+std::string templates_digest(std::span<const jit::TemplateFile> files) {
   cache::KeyBuilder builder("kiln-templates-1");
-  for (const jit::TemplateFile& file : jit::template_files()) builder.add(file.name, file.text);
+  for (const jit::TemplateFile& file : files) builder.add(file.name, file.text);
   return cache::to_hex(builder.digest());
 }
 

@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -160,7 +161,7 @@ class Engine {
 };
 
 // Digest of the embedded kernel templates, in hex; part of every key.
-std::string templates_digest();
+std::string templates_digest(std::span<const jit::TemplateFile> files = jit::template_files());
 
 // The engine behind a handle of the C API.
 Engine& engine_of(kiln_engine* handle);
