@@ -78,7 +78,8 @@ constexpr std::uint32_t kPruneLockWaitMs = 1000;
 constexpr std::uint32_t kMaxSm = 0xffff;             // what the entry's header can hold
 
 struct Counters {
-  std::atomic<std::uint64_t> hits{0};
+  std::atomic<std::uint64_t> hits{0}, directory_hits{0};
+  std::array<std::atomic<std::uint64_t>, kCountedLayers> layer_hits{};
   std::array<std::atomic<std::uint64_t>, kMissReasons> misses{};
   std::atomic<std::uint64_t> published{0}, publish_lost_race{0}, publish_failed{0};
   std::atomic<std::uint64_t> quarantined{0}, evicted{0}, lock_waits{0}, lock_timeouts{0};
@@ -88,10 +89,11 @@ struct Counters {
 
 struct DiskCache::Impl {
   Impl(Options given, const Files& table) : options(std::move(given)), files(table) {
-    for (const std::string& layer : options.layers) {
+    for (std::size_t i = 0; i < options.layers.size(); ++i) {
+      const std::string& layer = options.layers[i];
       OpenedRoot opened = open_root(files, layer, RootUse::kReadOnly);
       if (opened.fd) {
-        layers.push_back(make_root(layer, std::move(opened)));
+        layers.push_back({make_root(layer, std::move(opened)), std::min(i, kCountedLayers - 1)});
       } else {
         warn(opened.message);
       }
@@ -109,7 +111,7 @@ struct DiskCache::Impl {
   std::shared_ptr<const Root> current_root() const;
   std::shared_ptr<const Root> reopened_if_removed(const std::shared_ptr<const Root>& root);
 
-  std::optional<Entry> lookup(const Digest& key, const Digest& toolchain);
+  std::optional<Entry> lookup(const Digest& key, const Digest& toolchain, std::string_view* why);
   void handle_bad(const Root& root, const Digest& key, const Found& found);
   bool quarantine(const Root& root, const Digest& key, const Identity* expected);
   bool publish(const Entry& entry);
@@ -130,7 +132,11 @@ struct DiskCache::Impl {
 
   const Options options;
   const Files& files;
-  std::vector<std::shared_ptr<const Root>> layers;
+  struct Layer {
+    std::shared_ptr<const Root> root;
+    std::size_t counter;  // of its hits, in counters.layer_hits
+  };
+  std::vector<Layer> layers;
   Counters counters;
   std::atomic<bool> warned_directory{false};
   std::atomic<bool> warned_publish{false};
@@ -189,7 +195,8 @@ bool DiskCache::Impl::distrust(const Digest& key) {
   return distrusted.insert(key).second;
 }
 
-std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& toolchain) {
+std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& toolchain,
+                                             std::string_view* why) {
   MissReason reason = kAbsent;
   const auto search = [&](const Root& where) {
     Found found = find_in(where, key, toolchain);
@@ -199,8 +206,9 @@ std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& to
   };
   if (!is_distrusted(key)) {
     for (const auto& layer : layers) {
-      if (Found found = search(*layer); found.entry) {
+      if (Found found = search(*layer.root); found.entry) {
         ++counters.hits;
+        ++counters.layer_hits[layer.counter];
         return std::move(found.entry);
       }
     }
@@ -211,11 +219,13 @@ std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& to
       const bool old = now_ns() - modified_ns(found.file.file) > kTouchAfterNs;
       if (directory->writable && old) files.futimens(found.file.fd.get(), nullptr);
       ++counters.hits;
+      ++counters.directory_hits;
       return std::move(found.entry);
     }
     if (found.reason == kAbsent) reopened_if_removed(directory);
   }
   ++counters.misses[reason];
+  if (why != nullptr) *why = words(reason);
   return std::nullopt;
 }
 
@@ -350,8 +360,21 @@ DiskCache::DiskCache(Options options, const Files& files)
 
 DiskCache::~DiskCache() = default;
 
-std::optional<Entry> DiskCache::lookup(const Digest& key, const Digest& toolchain) {
-  return impl_->lookup(key, toolchain);
+std::optional<Entry> DiskCache::lookup(const Digest& key, const Digest& toolchain,
+                                       std::string_view* why) {
+  return impl_->lookup(key, toolchain, why);
+}
+
+bool DiskCache::has_file(const Digest& key) const {
+  const std::string path = entry_path(key);
+  const auto has = [&](const Root& root) {
+    struct stat status;
+    return impl_->files.fstatat(root.at(), path.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
+  };
+  const auto directory = impl_->current_root();
+  return (directory && has(*directory)) ||
+         std::any_of(impl_->layers.begin(), impl_->layers.end(),
+                     [&](const auto& layer) { return has(*layer.root); });
 }
 
 bool DiskCache::publish(const Entry& entry) { return impl_->publish(entry); }
@@ -380,7 +403,7 @@ std::vector<std::string> DiskCache::recorded_toolchains() const {
   const auto add = [&all](const Root& root) {
     for (RecordedToolchain& toolchain : read_toolchains(root)) all.push_back(std::move(toolchain));
   };
-  for (const auto& layer : impl_->layers) add(*layer);
+  for (const auto& layer : impl_->layers) add(*layer.root);
   if (const auto root = impl_->current_root()) add(*root);
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
     return a.modified_ns > b.modified_ns;
@@ -408,6 +431,8 @@ Stats DiskCache::stats() const {
   const Counters& from = impl_->counters;
   Stats stats;
   stats.hits = from.hits;
+  stats.directory_hits = from.directory_hits;
+  std::copy(from.layer_hits.begin(), from.layer_hits.end(), stats.layer_hits.begin());
   stats.miss_absent = from.misses[kAbsent];
   stats.miss_truncated = from.misses[kTruncated];
   stats.miss_format = from.misses[kFormat];

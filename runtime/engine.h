@@ -18,6 +18,7 @@
 #include "jit/compiler.h"
 #include "jit/source.h"
 #include "jit/tile.h"
+#include "runtime/background.h"
 #include "runtime/driver.h"
 #include "runtime/loaded_kernel.h"
 #include "runtime/log.h"
@@ -48,6 +49,7 @@ struct EngineOptions {
   jit::Arch arch;            // without a device; with one it is the device's
   std::int32_t num_sms = 0;  // without a device 1..1024; with one 0 (all) up to what it has
   MissPolicy miss_policy = MissPolicy::kBlock;
+  std::int32_t background_jobs = 0;  // with kNotReady: threads that build what a launch missed
   bool check_groups = false;  // before each launch of a grouped layout; it waits for the stream
   LogOptions log;
   std::string cache_directory;  // empty: no disk cache
@@ -61,6 +63,7 @@ struct EngineOptions {
 struct Cubin {
   cache::Entry entry;
   bool from_disk = false;
+  std::string miss_reason;  // when compiled: why the disk did not have it
 };
 
 class Engine {
@@ -79,6 +82,8 @@ class Engine {
 
   // What a launch does on a miss: the kernel if it is in memory, else what the miss policy says.
   // While `stream` is being captured it asks the driver nothing else and throws Error{kNotReady}.
+  // With background jobs, a miss under kNotReady also queues the build; one that failed there
+  // throws its own Error from then on, until kernel_for succeeds.
   const LoadedKernel& kernel_at_launch(const jit::KernelSpec& spec, CUstream stream,
                                        std::string_view why = {});
 
@@ -89,6 +94,10 @@ class Engine {
   // where the disk cache is usable. Touches no driver and no GPU, remembers nothing in memory.
   enum class Lookup { kUse, kSkip };
   Cubin cubin_for(const jit::KernelSpec& spec, Lookup lookup = Lookup::kUse);
+
+  // From now on a miss is an error, whatever the policy was; builds that have begun are finished.
+  // Cannot be undone.
+  void freeze();
 
   // Throws Error{kCapturing} when the driver shows that a stream is being captured: the per-thread
   // stream, or any blocking stream of the context. Captures of other streams cannot be seen from
@@ -108,7 +117,7 @@ class Engine {
   jit::Arch arch() const { return options_.arch; }
   jit::Machine machine() const { return jit::Machine{num_sms_}; }
   std::int32_t num_sms() const { return num_sms_; }
-  MissPolicy miss_policy() const { return options_.miss_policy; }
+  MissPolicy miss_policy() const { return miss_policy_.load(std::memory_order_acquire); }
   bool check_groups() const { return options_.check_groups; }
   const TunedTables& tuned() const { return tuned_; }
   const Log& log() const { return log_; }
@@ -120,6 +129,11 @@ class Engine {
   std::uint64_t misses() const { return misses_.load(std::memory_order_relaxed); }
   std::uint64_t compiles() const { return compiles_.load(std::memory_order_relaxed); }
   std::uint64_t loads() const { return loads_.load(std::memory_order_relaxed); }
+  // Requests that a loaded kernel served, and compiles although another toolchain's kernel is
+  // there.
+  std::uint64_t memory_hits() const { return memory_hits_.load(std::memory_order_relaxed); }
+  std::uint64_t other_toolchain() const { return other_toolchain_.load(std::memory_order_relaxed); }
+  BackgroundBuilds::Counts background() const;
 
  private:
   struct Key {
@@ -131,8 +145,11 @@ class Engine {
   jit::Compiler* compiler();              // null when there is none; no_compiler_ then says why
   std::vector<std::string> toolchains();  // whose cubins are acceptable now, best first
   Key key_of(const jit::Source& source, const std::string& toolchain) const;
-  std::optional<Cubin> find_on_disk(const jit::Source& source);
-  std::optional<Cubin> find_on_disk(const jit::Source& source, const Key& key);
+  std::optional<Cubin> find_on_disk(const jit::Source& source, std::string* why);
+  std::optional<Cubin> find_on_disk(const jit::Source& source, const Key& key,
+                                    std::string* why = nullptr);
+  bool is_there_of_other_toolchain(const jit::Source& source);
+  Error not_ready(const jit::KernelSpec& spec, std::string_view why, bool is_capture);
   cache::Entry compile(const jit::KernelSpec& spec, const jit::Source& source, Key key);
   [[noreturn]] void fail_miss(const jit::KernelSpec& spec, const jit::Source& source);
   LoadedKernel build_loaded(const jit::KernelSpec& spec);
@@ -143,6 +160,7 @@ class Engine {
   Log log_;
   std::unique_ptr<const Device> device_;  // null without a device
   std::int32_t num_sms_ = 0;
+  std::atomic<MissPolicy> miss_policy_;
   TunedTables tuned_;  // those for num_sms_
   cache::DiskCache cache_;
   std::string templates_digest_;
@@ -156,8 +174,11 @@ class Engine {
   std::atomic<std::uint64_t> misses_{0};
   std::atomic<std::uint64_t> compiles_{0};
   std::atomic<std::uint64_t> loads_{0};
+  std::atomic<std::uint64_t> memory_hits_{0};
+  std::atomic<std::uint64_t> other_toolchain_{0};
   OnceMap<jit::KernelSpec, LoadedKernel> loaded_;
   OnceMap<jit::KernelSpec, KernelInfo> compiled_;  // engines without a device
+  std::unique_ptr<BackgroundBuilds> background_;   // last: its threads use the rest
 };
 
 // Digest of the embedded kernel templates, in hex; part of every key.

@@ -69,6 +69,17 @@ MissPolicy resolve_miss_policy(std::int32_t field, const Environment& environmen
                                                            : MissPolicy::kBlock;
 }
 
+std::int32_t resolve_background_jobs(const kiln_engine_options& options) {
+  if (options.reserved != 0)
+    throw Error(Status::kInvalidArgument,
+                fmt::format("options->reserved must be 0, got {}", options.reserved));
+  if (options.background_jobs >= 0 && options.background_jobs <= kMaxBackgroundJobs)
+    return options.background_jobs;
+  throw Error(Status::kInvalidArgument,
+              fmt::format("background_jobs must be 0 (none) to {} threads, got {}",
+                          kMaxBackgroundJobs, options.background_jobs));
+}
+
 bool resolve_check_groups(std::int32_t field, const Environment& environment) {
   if (field < KILN_CHECK_DEFAULT || field > KILN_CHECK_ON) {
     throw Error(Status::kInvalidArgument,
@@ -135,6 +146,7 @@ EngineOptions resolve(const kiln_engine_options& options, const Environment& env
   result.arch = resolve_arch(options);
   result.num_sms = options.num_sms;
   result.miss_policy = resolve_miss_policy(options.miss_policy, environment);
+  result.background_jobs = resolve_background_jobs(options);
   result.check_groups = resolve_check_groups(options.check_groups, environment);
   result.log.level = resolve_log_level(options.log_level, environment);
   result.log.callback = options.log_callback;
