@@ -197,6 +197,10 @@ TEST_CASE("replacing an entry survives any fault of any system call", "[cache][f
   inject_everywhere("replace");
 }
 
+TEST_CASE("importing a bundle survives any fault of any system call", "[cache][faults][C2]") {
+  inject_everywhere("import");
+}
+
 TEST_CASE("eviction, locks and toolchains survive any fault of any system call",
           "[cache][faults][C2]") {
   inject_everywhere("evict");

@@ -1,6 +1,9 @@
 #include "scenarios.h"
 
 #include <stdexcept>
+#include <variant>
+
+#include "cache/bundle.h"
 
 namespace kiln::cache::test {
 namespace {
@@ -83,6 +86,36 @@ bool evict_lock_and_maintain(const std::string& root, const Files& files) {
   return right;
 }
 
+// As the engine makes them: the key is the digest of a text that names the toolchain.
+Entry bundled_entry(std::uint64_t seed, std::size_t cubin_bytes) {
+  const std::string toolchain = "toolchain of the scenarios";
+  Entry entry = sample_entry(seed, cubin_bytes);
+  entry.key_text = KeyBuilder("test")
+                       .add("seed", static_cast<std::int64_t>(seed))
+                       .add("toolchain", toolchain)
+                       .text();
+  entry.key = sha256(entry.key_text);
+  entry.toolchain = sha256(toolchain);
+  return bundled(entry);
+}
+
+// A bundle beside the directory; one of its entries is there already, damaged.
+void prepare_bundle(const std::string& root) {
+  auto bytes = encode_bundle({scenario_entry(), bundled_entry(2, 500), bundled_entry(3, 500)});
+  require(std::holds_alternative<std::vector<std::byte>>(bytes), "encode_bundle");
+  write_bytes(root + ".bundle", std::get<std::vector<std::byte>>(bytes));
+  prepare_damaged_entry(root);
+}
+
+bool import_the_bundle(const std::string& root, const Files& files) {
+  auto bundle = Bundle::open(root + ".bundle", {}, files);
+  DiskCache cache(durable_options(root), files);
+  if (const Bundle* opened = std::get_if<Bundle>(&bundle)) import_bundle(*opened, cache);
+  const Entry second = bundled_entry(2, 500);
+  const auto found = cache.lookup(second.key, second.toolchain);
+  return right_or_nothing(cache) && (!found || *found == second);
+}
+
 }  // namespace
 
 const std::vector<Scenario>& scenarios() {
@@ -92,6 +125,7 @@ const std::vector<Scenario>& scenarios() {
       {"repair", prepare_damaged_entry, publish_into_new_directory},
       {"replace", prepare_entry, replace_in_place},
       {"evict", prepare_full_directory, evict_lock_and_maintain},
+      {"import", prepare_bundle, import_the_bundle},
   };
   return kAll;
 }
@@ -104,7 +138,7 @@ const Scenario& scenario(std::string_view name) {
 }
 
 const Entry& scenario_entry() {
-  static const Entry kEntry = sample_entry(1, 2000);
+  static const Entry kEntry = bundled_entry(1, 2000);
   return kEntry;
 }
 
