@@ -31,6 +31,7 @@ def environment(scratch):
         folders.append(pathlib.Path(os.environ["KILN_TEST_PLOT_PYTHON"]).parent)
     env["PATH"] = ":".join(map(str, [*folders, env["PATH"]]))
     env["KILN_CACHE_DIR"] = str(scratch / "cache")
+    env["KILN_GATE_BUILD"] = os.environ["KILN_BUILD_DIR"]
     env["VIRTUAL_ENV"] = str(ROOT / ".venv")
     return env
 
@@ -45,7 +46,7 @@ class ScratchCase(unittest.TestCase):
         directory = tempfile.TemporaryDirectory(prefix="kiln-readme-")
         self.addCleanup(directory.cleanup)
         self.scratch = pathlib.Path(directory.name)
-        for folder in ("configs", "tools"):
+        for folder in ("configs", "tests", "tools"):
             (self.scratch / folder).symlink_to(ROOT / folder)
 
 
