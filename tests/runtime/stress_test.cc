@@ -15,15 +15,6 @@
 #include "tests/runtime/launch_support.h"
 #include "tests/support/gate.h"
 
-#ifdef __SANITIZE_THREAD__
-// Waiters of one build share its exception. The count of who still uses it is atomic, but inside
-// the C++ library, which is not instrumented: the last one's delete looks like a race.
-extern "C" [[gnu::visibility("default")]] const char* __tsan_default_suppressions();
-extern "C" const char* __tsan_default_suppressions() {
-  return "race:std::runtime_error::~runtime_error\n";
-}
-#endif
-
 namespace kiln::test {
 namespace {
 
