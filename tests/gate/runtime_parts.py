@@ -28,6 +28,8 @@ PARTS = [
     Part("C11", "64 threads on two devices under the thread sanitizer", catch("runtime/stress_test", "[stress]"),
          30, 640, tree="tsan", environment=TSAN),
     Part("C11", "64 threads on two devices, as users run it", catch("runtime/stress_test", "[stress]"), 6, 605),
+    Part("C11", "8 threads that alternate between two GPUs", catch("runtime/gpu_test", "[devices]"), 20, 120,
+         needs=("gpu",)),
     Part("C13", "every parser under mutations, memory metered", catch("fuzz/mutation_test", "[fuzz]"), 12, 320),
     *(fuzz(parser, 10, 3600, 100_000_000 if parser == "entry" else 0) for parser in PARSERS),
     Part("C14", "hostile tuned tables against the rules of tiles", catch("runtime/runtime_test", "[hostile]"), 6, 60),
