@@ -26,7 +26,7 @@ const Command& export_command() {
   static const Command command = [] {
     Command c{"cache export",
               "put kernels into a bundle, one file for another machine",
-              "(--all | --shapes FILE --arch sm_90a --sms N) --out FILE [--cache DIR] [--json]",
+              "(--all | --shapes FILE --arch sm_90a --sms N) --out FILE [--json]",
               R"(
 With --shapes the bundle has exactly the kernels that "kiln warm" with these flags would make; when
 one is not in the cache (or in a layer of KILN_CACHE_PATH), nothing is written. With --all it has
