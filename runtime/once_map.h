@@ -52,7 +52,7 @@ class OnceMap {
   struct Outcome {
     std::shared_ptr<const Value> value;  // null: the build failed with an Error
     Status status = Status::kOk;
-    std::string message;
+    std::string message{};
   };
   using Future = std::shared_future<Outcome>;
 
