@@ -25,17 +25,23 @@ using kiln::test::by_scale;
 using kiln::test::report_figures;
 using kiln::test::with_commas;
 
-// Every kernel of the built-in table of tuned tiles.
+// Every kernel of the built-in table of tuned tiles, each program once.
 std::vector<jit::KernelSpec> shipped_kernels() {
   const auto table = runtime::TunedTable::load(runtime::builtin_tuned_text(), "built in");
-  std::set<jit::KernelSpec> specs;
+  std::vector<jit::KernelSpec> specs;
+  std::set<std::string> programs;
+  const auto add = [&](const jit::Problem& problem, const jit::Tile& tile) {
+    const jit::KernelSpec spec{jit::GemmSpec{problem, tile}, {}};
+    const jit::Source source = jit::render(spec);
+    if (programs.insert(source.entry + "\n" + source.text).second) specs.push_back(spec);
+  };
   for (const runtime::TunedEntry& entry : table.file().entries) {
     for (const runtime::TunedInterval& interval : entry.intervals) {
-      specs.insert({jit::GemmSpec{entry.problem, interval.tile}, {}});
-      if (interval.runner_up) specs.insert({jit::GemmSpec{entry.problem, *interval.runner_up}, {}});
+      add(entry.problem, interval.tile);
+      if (interval.runner_up) add(entry.problem, *interval.runner_up);
     }
   }
-  return {specs.begin(), specs.end()};
+  return specs;
 }
 
 runtime::EngineOptions nvrtc_options(const std::string& nvrtc, const std::string& root = "") {
