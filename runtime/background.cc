@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <system_error>
 
 namespace kiln::runtime {
@@ -84,17 +85,17 @@ void BackgroundBuilds::work() {
 }
 
 void BackgroundBuilds::build(const Request& request) {
-  std::optional<Error> failure;
+  std::optional<Failure> failure;
   try {
     build_(request.spec, request.why);
   } catch (const Error& error) {
-    failure = error;
+    failure = Failure{error.status(), error.what()};
   } catch (const std::exception& error) {
-    failure = Error(Status::kInternal, error.what());
+    failure = Failure{Status::kInternal, error.what()};
   }
   if (failure) {
     log_.write(LogLevel::kWarning,
-               fmt::format("a kernel was not built in the background: {}", failure->what()));
+               fmt::format("a kernel was not built in the background: {}", failure->message));
   }
   const std::lock_guard lock(mutex_);
   ++(failure ? counts_.failed : counts_.built);

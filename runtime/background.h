@@ -10,7 +10,6 @@
 #include <functional>
 #include <map>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -41,12 +40,16 @@ class BackgroundBuilds {
   enum class Answer : std::uint8_t {
     kQueued,   // now, or by an earlier call; it may be in progress
     kFull,     // the queue is; ask again later
-    kFailed,   // it was built and failed, and is not tried again here: `error` says why
+    kFailed,   // it was built and failed, and is not tried again here: `failure` says why
     kStopped,  // cancelled, or no thread could be started
   };
+  struct Failure {  // not an Error: threads would share its text's reference count
+    Status status = Status::kOk;
+    std::string message;
+  };
   struct Reply {
-    Answer answer;
-    std::optional<Error> error;
+    Answer answer = Answer::kStopped;
+    Failure failure;  // of kFailed
   };
   // Waits for nothing but the queue's mutex; asks the driver nothing.
   Reply request(const jit::KernelSpec& spec, std::string_view why);
@@ -79,8 +82,8 @@ class BackgroundBuilds {
   bool stopped_ = false;
   std::int32_t idle_ = 0;
   std::deque<Request> queue_;
-  std::set<jit::KernelSpec> pending_;          // queued or in progress
-  std::map<jit::KernelSpec, Error> failures_;  // of builds that ended so
+  std::set<jit::KernelSpec> pending_;            // queued or in progress
+  std::map<jit::KernelSpec, Failure> failures_;  // of builds that ended so
   Counts counts_;
   std::vector<std::thread> threads_;
 };

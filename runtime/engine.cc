@@ -266,10 +266,10 @@ Error Engine::not_ready(const jit::KernelSpec& spec, std::string_view why, bool 
   if (background_ != nullptr && miss_policy() == MissPolicy::kNotReady)
     reply = background_->request(spec, why);
   if (reply.answer == Answer::kFailed && !is_capture) {
-    return Error(reply.error->status(),
+    return Error(reply.failure.status,
                  fmt::format("building it in the background failed, and only kiln_plan_prepare "
                              "tries it again: {}",
-                             reply.error->what()));
+                             reply.failure.message));
   }
   std::string_view reason = "the engine's miss policy is not-ready";
   std::string_view remedy = "call kiln_plan_prepare (or kiln_quantizer_prepare) beforehand";

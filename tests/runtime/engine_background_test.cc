@@ -209,7 +209,7 @@ TEST_CASE("the queue is bounded, takes each kernel once and starts no more threa
   BackgroundBuilds builds(
       2,
       [&](const jit::KernelSpec&, std::string_view why) {
-        CHECK_NOTHROW(gate.wait());
+        gate.wait();
         built += why == "because";
       },
       quiet_log());
