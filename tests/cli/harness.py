@@ -37,6 +37,10 @@ class Result:
         return f"exit code {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
 
 
+# What libraries of others lose, and Kiln cannot mend.
+LSAN_SUPPRESSIONS = pathlib.Path(__file__).resolve().parents[1] / "support" / "lsan.supp"
+
+
 class CliCase(unittest.TestCase):
     maxDiff = None
 
@@ -55,6 +59,7 @@ class CliCase(unittest.TestCase):
             if not re.match(r"KILN_|FAKE_NVRTC|CUDA_HOME|CUDA_PATH|XDG_", k)
         }
         env["HOME"] = str(self.dir)
+        env.setdefault("LSAN_OPTIONS", f"suppressions={LSAN_SUPPRESSIONS}:print_suppressions=0")
         env.update(changes)
         return {key: str(value) for key, value in env.items() if value is not None}
 
