@@ -118,7 +118,9 @@ struct Hooked<Member> {
     errno = 0;
     const R result = real(args...);
     const int real_error = errno;
-    if (const int error = call_hook->after(call, succeeded(result))) {
+    const int error = call_hook->after(call, succeeded(result));
+    // A stream that is open cannot fail to have been opened: nobody would close it.
+    if (error != 0 && !kIs<&Files::fdopendir>) {
       if constexpr (kIs<&Files::openat>) {
         if (result >= 0) real_files().close(result);
       }
