@@ -74,8 +74,10 @@ static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
 // round has constant addresses: all of the address arithmetic goes, and the next barrier is looked
 // at under the promotion. H200, K >= 1536: 192x128 and 256x128 gain 0.4 to 2 %, 128x192 2.5 %; one
 // round alone (K = 512) loses 3 %. (Accumulating into loaded C, 192x128 would spill.)
-constexpr bool kWholeRounds =
-    !kColumnScales && !kLoadC && kStages == 4 && kKBlocks % kStages == 0 && kKBlocks > kStages;
+constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kStages == 4 &&
+                              kKBlocks % kStages == 0 && kKBlocks > kStages &&
+                              // Fewer rounds the compiler unrolls, and spills.
+                              (!kRowGroups || kWaves == 1 || kKBlocks >= 6 * kStages);
 constexpr u32 kRounds = kWholeRounds ? kKBlocks / kStages : 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
