@@ -48,7 +48,8 @@ void validate(const Tile& tile, const Problem& problem);
 bool is_legal(const Tile& tile, const Problem& problem);
 
 // As many stages as fit beside enough staging for D that its stores overlap, 2 to 16; 2 when
-// nothing fits. `tile`'s own stages do not matter.
+// nothing fits; 4 for tall tiles that 4 divide better than 5 or 6. `tile`'s own stages do not
+// matter.
 std::int32_t most_stages(Tile tile, const Problem& problem);
 
 // Every legal tile on the default menu, in a fixed order.

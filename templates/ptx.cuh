@@ -229,11 +229,6 @@ KILN_DEVICE void cp_async_16(u32 smem, const void* global, bool valid) {
                : "memory");
 }
 
-// Arrives on the barrier, as one of its expected arrivals, once this thread's copies have landed.
-KILN_DEVICE void cp_async_mbarrier_arrive(u32 barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
 KILN_DEVICE void cp_async_commit_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <u32 kPending>

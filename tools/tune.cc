@@ -2,7 +2,6 @@
 //
 // A dry run needs no GPU: it shows what would be measured and, when asked to, compiles it.
 #include <fmt/format.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
@@ -28,6 +27,7 @@
 #include "tools/tune_merge.h"
 #include "tools/tune_output.h"
 #include "tools/tune_plan.h"
+#include "tools/work_share.h"
 #include "tools/worker_pool.h"
 #include "tools/worker_protocol.h"
 
@@ -68,19 +68,12 @@ file; 3 no usable GPU; 4 a kernel is not in the cache and compiling is not allow
 
 struct TuneOptions {
   std::string config_path, shapes_path, out, journal, cache_dir;
-  TuneShard part;
+  Shard part;
   std::optional<TuneCover> cover;
   std::optional<std::int64_t> budget_s, device;
   std::int64_t jobs = 1, timeout_s = 120;
   bool dry_run = false, compile = false, json = false;
 };
-
-std::int64_t usable_cpus() {
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  if (::sched_getaffinity(0, sizeof cpus, &cpus) != 0) return 1;
-  return std::clamp<std::int64_t>(CPU_COUNT(&cpus), 1, 256);
-}
 
 TuneOptions read_options(const Args& args) {
   TuneOptions o;
@@ -88,7 +81,7 @@ TuneOptions read_options(const Args& args) {
   o.shapes_path = args.required_text("--shapes");
   o.out = args.text("--out", "tuned.json");
   o.journal = args.text("--journal", o.out + ".journal");
-  o.part = parse_tune_shard(args.text("--shard", "1/1"));
+  o.part = read_shard(args);
   if (args.has("--cover")) o.cover = parse_tune_cover(args.required_text("--cover"), "--cover");
   o.budget_s = args.integer("--budget", 1, 1'000'000);
   o.device = args.integer("--device", 0, 1023);
@@ -171,10 +164,6 @@ TuneTarget offline_target(const TuneConfig& config) {
   return {config.machine, engine.engine().tuned()};
 }
 
-std::string shard_text(const TuneShard& part) {
-  return fmt::format("{}/{}", part.index, part.count);
-}
-
 int dry_run(const TuneOptions& o, const TuneConfig& config,
             const std::vector<NamedProblem>& problems) {
   const auto plan = plan_problems(config, problems, offline_target(config), o.part);
@@ -190,7 +179,7 @@ int dry_run(const TuneOptions& o, const TuneConfig& config,
   if (o.json) {
     print_json({{"dry_run", true},
                 {"num_sms", config.machine.num_sms},
-                {"shard", shard_text(o.part)},
+                {"shard", describe(o.part)},
                 {"problems", to_json(plan)},
                 {"compiled", compiled},
                 {"failed", failures}});
@@ -366,7 +355,7 @@ class Session {
     if (options_.json) {
       print_json({{"dry_run", false},
                   {"num_sms", target_.machine.num_sms},
-                  {"shard", shard_text(options_.part)},
+                  {"shard", describe(options_.part)},
                   {"problems", to_json(plan_)},
                   {"unfinished", unfinished_},
                   {"results", results_}});

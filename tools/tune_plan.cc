@@ -70,26 +70,9 @@ void plan_kernels(const TuneConfig& config, const TuneTarget& target, PlannedPro
 
 }  // namespace
 
-TuneShard parse_tune_shard(const std::string& text) {
-  const std::size_t slash = text.find('/');
-  std::optional<ParsedInteger> index, count;
-  if (slash != std::string::npos) {
-    index = parse_integer(std::string_view(text).substr(0, slash));
-    count = parse_integer(std::string_view(text).substr(slash + 1));
-  }
-  constexpr std::int64_t kMaxShards = 10'000;
-  const bool valid = index && count && !index->overflow && !count->overflow && index->value >= 1 &&
-                     index->value <= count->value && count->value <= kMaxShards;
-  if (!valid)
-    throw Error(
-        Status::kInvalidArgument,
-        fmt::format("--shard must be I/N with 1 <= I <= N <= {}, got {}", kMaxShards, quote(text)));
-  return {index->value, count->value};
-}
-
 std::vector<PlannedProblem> plan_problems(const TuneConfig& config,
                                           const std::vector<NamedProblem>& problems,
-                                          const TuneTarget& target, const TuneShard& part) {
+                                          const TuneTarget& target, const Shard& part) {
   // 1. Each problem once, in the order of the file.
   std::vector<NamedProblem> distinct;
   for (NamedProblem named : problems) {

@@ -9,14 +9,9 @@
 #include "tools/shapes.h"
 #include "tools/tune_compile.h"
 #include "tools/tune_space.h"
+#include "tools/work_share.h"
 
 namespace kiln::tools {
-
-struct TuneShard {
-  std::int64_t index = 1;  // from 1
-  std::int64_t count = 1;
-};
-TuneShard parse_tune_shard(const std::string& text);  // throws Error{kInvalidArgument}
 
 // Seconds of the GPU, and of one core for the compilers.
 struct TuneEstimate {
@@ -41,7 +36,7 @@ struct PlannedProblem {
 // Problems that differ in their names alone are one; their listed M count together.
 std::vector<PlannedProblem> plan_problems(const TuneConfig& config,
                                           const std::vector<NamedProblem>& problems,
-                                          const TuneTarget& target, const TuneShard& part);
+                                          const TuneTarget& target, const Shard& part);
 
 nlohmann::ordered_json to_json(const std::vector<PlannedProblem>& plan);
 std::string plan_text(const std::vector<PlannedProblem>& plan, std::int64_t jobs);

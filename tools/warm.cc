@@ -3,7 +3,6 @@
 // This process looks up; what is missing is compiled by worker processes (worker_pool.h), so that a
 // compiler that crashes or hangs costs one kernel.
 #include <fmt/format.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +16,7 @@
 #include "tools/problem_flags.h"
 #include "tools/text.h"
 #include "tools/warm_report.h"
+#include "tools/work_share.h"
 #include "tools/worker_pool.h"
 #include "tools/worker_protocol.h"
 
@@ -54,37 +54,6 @@ used; 2 usage or a bad file; 4 KILN_NO_COMPILE is set and kernels are missing.)"
     return c;
   }();
   return command;
-}
-
-struct Shard {
-  std::int64_t index = 1;  // from 1
-  std::int64_t count = 1;
-};
-
-Shard read_shard(const Args& args) {
-  const std::string text = args.text("--shard", "1/1");
-  const std::size_t slash = text.find('/');
-  std::optional<ParsedInteger> index, count;
-  if (slash != std::string::npos) {
-    index = parse_integer(std::string_view(text).substr(0, slash));
-    count = parse_integer(std::string_view(text).substr(slash + 1));
-  }
-  constexpr std::int64_t kMaxShards = 10'000;
-  const bool valid = index && count && !index->overflow && !count->overflow && index->value >= 1 &&
-                     index->value <= count->value && count->value <= kMaxShards;
-  if (!valid) {
-    throw Error(
-        Status::kInvalidArgument,
-        fmt::format("--shard must be I/N with 1 <= I <= N <= {}, got {}", kMaxShards, quote(text)));
-  }
-  return {index->value, count->value};
-}
-
-std::int64_t usable_cpus() {
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  if (::sched_getaffinity(0, sizeof cpus, &cpus) != 0) return 1;
-  return std::clamp<std::int64_t>(CPU_COUNT(&cpus), 1, 256);
 }
 
 struct WarmOptions {
