@@ -194,6 +194,8 @@ void fill_statistics(const Engine& engine, kiln_cache_statistics* out) {
   out->background_failed = background.failed;
   out->background_refused = background.refused;
   out->frozen = engine.miss_policy() == MissPolicy::kFrozen ? 1 : 0;
+  out->verified = engine.verified();
+  out->verify_mismatches = engine.verify_mismatches();
 }
 
 // In a forked child the handle is left alone: its locks, its threads and the driver are not usable.

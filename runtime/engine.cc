@@ -14,6 +14,7 @@
 #include "cache/left_out.h"
 #include "runtime/strict_json.h"
 #include "runtime/text.h"
+#include "runtime/verify.h"
 
 namespace kiln::runtime {
 namespace {
@@ -169,7 +170,8 @@ Cubin Engine::cubin_for(const jit::KernelSpec& spec, Lookup lookup) {
   const jit::Source source = jit::render(spec);
   std::string why = "the driver refused the copy on disk";
   if (lookup == Lookup::kUse) {
-    if (std::optional<Cubin> hit = find_on_disk(source, &why)) return std::move(*hit);
+    if (std::optional<Cubin> hit = find_on_disk(source, &why))
+      return verify(spec, source, std::move(*hit));
   }
   misses_.fetch_add(1, std::memory_order_relaxed);
   if (miss_policy() == MissPolicy::kFrozen || compiler() == nullptr) fail_miss(spec, source);
@@ -178,7 +180,8 @@ Cubin Engine::cubin_for(const jit::KernelSpec& spec, Lookup lookup) {
   const cache::KeyLock lock = cache_.lock(key.digest, kLockTimeoutMs);
   constexpr bool kRecheck = cache::kLeftOut != cache::Protection::no_recheck;
   if (kRecheck && lock.held() && lookup == Lookup::kUse) {  // its last holder may have compiled it
-    if (std::optional<Cubin> hit = find_on_disk(source, key)) return std::move(*hit);
+    if (std::optional<Cubin> hit = find_on_disk(source, key))
+      return verify(spec, source, std::move(*hit));
   }
   Cubin built{compile(spec, source, key), false, std::move(why)};
   if (cache_.publish(built.entry)) cache_.record_toolchain(toolchain_);
@@ -414,6 +417,29 @@ cache::Entry Engine::compile(const jit::KernelSpec& spec, const jit::Source& sou
   entry.log = std::move(compiled.log);
   entry.source = source.text;
   return entry;
+}
+
+// A compile that fails says nothing about the hit.
+Cubin Engine::verify(const jit::KernelSpec& spec, const jit::Source& source, Cubin hit) {
+  if (!options_.verify || miss_policy() == MissPolicy::kFrozen || compiler() == nullptr) return hit;
+  Cubin built;
+  try {
+    built = {compile(spec, source, key_of(source, toolchain_)), false,
+             "the copy on disk is not what the key compiles to"};
+  } catch (const Error& error) {
+    log_.write(LogLevel::kWarning,
+               fmt::format("cache entry {} could not be verified and is used: {}",
+                           cache::to_hex(hit.entry.key), error.what()));
+    return hit;
+  }
+  verified_.fetch_add(1, std::memory_order_relaxed);
+  const std::string mismatch = describe_mismatch(hit.entry, built.entry);
+  if (mismatch.empty()) return hit;
+  verify_mismatches_.fetch_add(1, std::memory_order_relaxed);
+  log_.write(LogLevel::kWarning, mismatch);
+  cache_.reject(hit.entry.key);
+  if (cache_.publish(built.entry)) cache_.record_toolchain(toolchain_);
+  return built;
 }
 
 void Engine::fail_miss(const jit::KernelSpec& spec, const jit::Source& source) {

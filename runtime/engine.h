@@ -50,6 +50,7 @@ struct EngineOptions {
   std::int32_t num_sms = 0;  // without a device 1..1024; with one 0 (all) up to what it has
   MissPolicy miss_policy = MissPolicy::kBlock;
   std::int32_t background_jobs = 0;  // with kNotReady: threads that build what a launch missed
+  bool verify = false;               // compile hits, too, and compare
   bool check_groups = false;  // before each launch of a grouped layout; it waits for the stream
   LogOptions log;
   std::string cache_directory;  // empty: no disk cache
@@ -134,6 +135,11 @@ class Engine {
   std::uint64_t memory_hits() const { return memory_hits_.load(std::memory_order_relaxed); }
   std::uint64_t other_toolchain() const { return other_toolchain_.load(std::memory_order_relaxed); }
   BackgroundBuilds::Counts background() const;
+  // Hits that were compiled again, and those of them that were not what their key compiles to.
+  std::uint64_t verified() const { return verified_.load(std::memory_order_relaxed); }
+  std::uint64_t verify_mismatches() const {
+    return verify_mismatches_.load(std::memory_order_relaxed);
+  }
 
  private:
   struct Key {
@@ -151,6 +157,7 @@ class Engine {
   bool is_there_of_other_toolchain(const jit::Source& source);
   Error not_ready(const jit::KernelSpec& spec, std::string_view why, bool is_capture);
   cache::Entry compile(const jit::KernelSpec& spec, const jit::Source& source, Key key);
+  Cubin verify(const jit::KernelSpec& spec, const jit::Source& source, Cubin hit);
   [[noreturn]] void fail_miss(const jit::KernelSpec& spec, const jit::Source& source);
   LoadedKernel build_loaded(const jit::KernelSpec& spec);
   KernelInfo build_cubin(const jit::KernelSpec& spec);
@@ -176,6 +183,8 @@ class Engine {
   std::atomic<std::uint64_t> loads_{0};
   std::atomic<std::uint64_t> memory_hits_{0};
   std::atomic<std::uint64_t> other_toolchain_{0};
+  std::atomic<std::uint64_t> verified_{0};
+  std::atomic<std::uint64_t> verify_mismatches_{0};
   OnceMap<jit::KernelSpec, LoadedKernel> loaded_;
   OnceMap<jit::KernelSpec, KernelInfo> compiled_;  // engines without a device
   std::unique_ptr<BackgroundBuilds> background_;   // last: its threads use the rest

@@ -158,6 +158,17 @@ enum {
   KILN_CHECK_ON = 2
 };
 
+/* With KILN_VERIFY_ON each kernel that is found on disk is compiled all the same, and both are
+ * compared byte for byte. A difference is a warning that names the key, counts in verify_mismatches
+ * of kiln_cache_stats, and the kernel just compiled is used and stored instead. For tests and for
+ * the search for a fault: every first use takes as long as with an empty cache. It does nothing
+ * where nothing may or can be compiled. */
+enum {
+  KILN_VERIFY_DEFAULT = 0, /* KILN_VERIFY in the environment, else KILN_VERIFY_OFF */
+  KILN_VERIFY_OFF = 1,
+  KILN_VERIFY_ON = 2
+};
+
 /* Called without locks held, from any thread that calls Kiln and, with background_jobs, from the
  * engine's own; must not call Kiln or throw. At KILN_LOG_INFO there is one line for each kernel
  * that was found or compiled, with its key and, for a compile, why the cache did not have it. */
@@ -184,7 +195,7 @@ typedef struct kiln_engine_options {
   int32_t background_jobs; /* 0..64. With KILN_MISS_NOT_READY: so many threads build the kernels
                               that launches missed (no more than 256 wait; each is built once), and
                               a later launch finds them. 0: none, and no thread is ever started */
-  int32_t reserved;        /* 0 */
+  int32_t verify;          /* KILN_VERIFY_*; KILN_VERIFY=1 */
 } kiln_engine_options;
 #define KILN_ENGINE_OPTIONS_INIT                                                                \
   {sizeof(kiln_engine_options), 1, KILN_DEVICE_CURRENT, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, \
@@ -474,10 +485,12 @@ typedef struct kiln_cache_statistics {
   uint64_t background_refused;   /* launches that found the queue full */
   int32_t frozen;                /* 1: KILN_MISS_FROZEN, or kiln_engine_freeze was called */
   int32_t reserved2;
+  uint64_t verified;             /* hits that were compiled again and compared */
+  uint64_t verify_mismatches;    /* ... and were not what their key compiles to */
 } kiln_cache_statistics;
 #define KILN_CACHE_STATISTICS_INIT                                                               \
   {sizeof(kiln_cache_statistics), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-   0, "", 0, 0, {0, 0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0, 0, 0, 0}
+   0, "", 0, 0, {0, 0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* Any thread, at any time. Errors: INVALID_ARGUMENT, UNSUPPORTED, FORKED. */
 KILN_API kiln_status kiln_cache_stats(const kiln_engine* engine, kiln_cache_statistics* statistics);

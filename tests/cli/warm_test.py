@@ -64,6 +64,9 @@ class WithTheRealCompiler(WarmCase):
             (count, 0, 0),
             self.counts(self.warm_json(shapes, env={"KILN_NVRTC": "/nonexistent"}, expect=OK)))
         self.kiln("cache", "verify", "--cache", self.cache, expect=OK)
+        # Compiled again in other processes, byte for byte the same.
+        self.assertEqual((count, 0, 0),
+                         self.counts(self.warm_json(shapes, env={"KILN_VERIFY": "1"}, expect=OK)))
 
     @staticmethod
     def counts(document):
@@ -324,6 +327,27 @@ class WhatGoesWrong(WarmCase):
         self.assertEqual([], self.compiled_programs())
         self.warm(shapes, env=self.fake(), expect=OK)
         self.warm(shapes, env=self.fake(KILN_NO_COMPILE="1"), expect=OK)
+
+
+class Verifying(WarmCase):
+
+    def test_every_kernel_is_compiled_again_and_those_that_differ_are_named_and_replaced(self):
+        shapes = self.shapes(*SMALL)
+        first = self.warm_json(shapes, env=self.fake(), expect=OK)
+        count = first["summary"]["kernels"]
+        self.compile_log.unlink()
+        again = self.warm_json(shapes, env=self.fake(KILN_VERIFY="1"), expect=OK)
+        self.assertEqual(count, again["summary"]["hits"])
+        self.assertEqual(count, len(self.compiled_programs()))
+        changed = first["kernels"][0]
+        other = self.fake(KILN_VERIFY="1", FAKE_NVRTC_OTHER=changed["program"])
+        result = self.warm(shapes, "--json", env=other, expect=FAILURE)
+        self.assertEqual((count - 1, 1), tuple(result.json["summary"][key] for key in ("hits", "failed")))
+        self.assertIn("not what its key compiles to",
+                      next(k["error"] for k in result.json["kernels"] if k["key"] == changed["key"]))
+        self.assertIn(changed["key"], result.err)
+        # What that compiler made is stored now, and it agrees with itself.
+        self.assertEqual(count, self.warm_json(shapes, env=other, expect=OK)["summary"]["hits"])
 
 
 class TheCacheDirectory(WarmCase):
