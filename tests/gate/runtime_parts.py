@@ -33,6 +33,8 @@ PARTS = [
     Part("C13", "every parser under mutations, memory metered", catch("fuzz/mutation_test", "[fuzz]"), 12, 320),
     *(fuzz(parser, 10, 3600, 100_000_000 if parser == "entry" else 0) for parser in PARSERS),
     Part("C14", "hostile tuned tables against the rules of tiles", catch("runtime/runtime_test", "[hostile]"), 6, 60),
+    Part("C14", "tiles that hostile tables got accepted, on a GPU", catch("runtime/gpu_test", "[hostile]"), 20, 300,
+         needs=("gpu",)),
     Part("C15", "exported symbols", python("Exports"), 2, 2, environment=API),
     Part("C15", "the header under compilers and standards", python("Header"), 4, 4),
     Part("C15", "layouts, values and prototypes of version 0.1", python("Layouts"), 4, 4),
