@@ -214,6 +214,8 @@ TEST_CASE("key and cubin depend on nothing around the process", "[contract][C7][
   std::set<std::string> answers;
   int processes = 0;
   for (const Surrounding& surrounding : kSurroundings) {
+    // NVRTC has nothing for a sanitizer to see: one compile shows that it runs beside one.
+    if (kiln::test::kIsSanitized && processes == 1) break;
     const std::string place = dir / ("place" + std::to_string(processes++));
     REQUIRE(::mkdir(place.c_str(), 0700) == 0);
     const std::string answer = answer_of_child(dir, [&] {

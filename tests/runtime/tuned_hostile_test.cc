@@ -54,12 +54,8 @@ void try_file(Hostile& h, bool vandalise, Tally& tally) {
 
 namespace {
 
-// Sanitizers make the same test much slower. Full scale: a million entries.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint32_t kSmallFiles = 240;
-#else
-constexpr std::uint32_t kSmallFiles = 2'400;
-#endif
+// Full scale: a million entries.
+constexpr std::uint32_t kSmallFiles = by_build(2'400, 120);
 constexpr std::uint32_t kFullFiles = 24'000;
 
 }  // namespace

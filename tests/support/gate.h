@@ -20,6 +20,16 @@ T by_scale(T small, T full) {
   return is_full_scale() ? full : small;
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kIsSanitized = true;
+#else
+inline constexpr bool kIsSanitized = false;
+#endif
+
+// How often to try something random. Under a sanitizer each time takes several times as long, so
+// there it is done less often; the release build's tests do all of it.
+constexpr int by_build(int release, int sanitized) { return kIsSanitized ? sanitized : release; }
+
 // One line of figures for the gate's table, e.g. "64 threads, 600 s, 51,000,000 calls, 0 wrong".
 inline void report_figures(const std::string& figures) {
   std::printf("FIGURES: %s\n", figures.c_str());
