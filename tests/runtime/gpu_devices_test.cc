@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <atomic>
+#include <deque>
+#include <random>
 #include <thread>
 
 #include "tests/runtime/gpu_support.h"
@@ -16,9 +18,19 @@ constexpr std::int64_t kN = 512, kK = 768, kMaxM = 512;
 constexpr std::uint8_t kOneE4m3 = 0x38;
 constexpr std::uint16_t kExpected = 0x4440;  // 768 in BF16: every element of D
 
-// One engine on one device with operands that are all ones.
+std::vector<std::uint8_t> random_codes(std::size_t count, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<std::uint8_t> codes(count);
+  for (std::uint8_t& code : codes) {
+    do code = static_cast<std::uint8_t>(random());
+    while ((code & 0x7f) == 0x7f);  // NaN
+  }
+  return codes;
+}
+
+// One engine on one device, with operands that are all ones, or the same random ones everywhere.
 struct OnDevice {
-  explicit OnDevice(int ordinal) {
+  explicit OnDevice(int ordinal, bool is_random = false) {
     kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
     options.device = ordinal;
     KILN_CHECK_OK(kiln_engine_create(&options, &engine));
@@ -26,8 +38,11 @@ struct OnDevice {
     problem.n = kN;
     problem.k = kK;
     KILN_CHECK_OK(kiln_plan_create(engine, &problem, nullptr, &plan));
-    a = runtime::DeviceBuffer::of(device(), std::vector<std::uint8_t>(kMaxM * kK, kOneE4m3));
-    b = runtime::DeviceBuffer::of(device(), std::vector<std::uint8_t>(kN * kK, kOneE4m3));
+    using Codes = std::vector<std::uint8_t>;
+    a = runtime::DeviceBuffer::of(
+        device(), is_random ? random_codes(kMaxM * kK, 1) : Codes(kMaxM * kK, kOneE4m3));
+    b = runtime::DeviceBuffer::of(device(),
+                                  is_random ? random_codes(kN * kK, 2) : Codes(kN * kK, kOneE4m3));
     sfa = runtime::DeviceBuffer::of(device(), std::vector<float>(kMaxM * kK / 128, 1.0f));
     sfb = runtime::DeviceBuffer::of(device(), std::vector<float>(kN / 128 * kK / 128, 1.0f));
   }
@@ -101,6 +116,46 @@ TEST_CASE("threads that alternate between two GPUs get right results on both", "
   CHECK(wrong == 0);
   report_figures(fmt::format("{} threads on 2 GPUs, {} launches, {} wrong", kThreads,
                              with_commas(static_cast<unsigned>(kThreads * rounds)), wrong.load()));
+}
+
+TEST_CASE("the same operands give the same bits on four streams of each GPU", "[gpu][bits]") {
+  KILN_REQUIRE_GPU_OR_SKIP(gpu);
+  constexpr int kStreams = 4;
+  const int gpus = std::min(gpu.device().driver().device_count(), 2);
+  struct Lane {
+    explicit Lane(const OnDevice& device)
+        : on(&device), stream(device.device()), d(device.device(), std::size_t{kMaxM * kN * 2}) {}
+    const OnDevice* on;
+    runtime::Stream stream;
+    runtime::DeviceBuffer d;
+  };
+  std::deque<OnDevice> devices;
+  std::deque<Lane> lanes;  // of all streams and devices; each has a D of its own
+  for (int i = 0; i < gpus; ++i) {
+    const OnDevice& on = devices.emplace_back(i, true);
+    for (int stream = 0; stream < kStreams; ++stream) lanes.emplace_back(on);
+  }
+  const int rounds = by_scale(5, 1000 / (gpus * kStreams));
+  std::vector<std::uint16_t> expected;
+  int differing = 0;
+  for (int round = 0; round < rounds; ++round) {
+    for (Lane& lane : lanes) {
+      lane.d.fill(0xff, lane.stream.get());
+      const kiln_operands operands = lane.on->operands(kMaxM, lane.d.data());
+      KILN_CHECK_OK(kiln_launch(lane.on->plan, &operands, lane.stream.get()));
+    }
+    for (Lane& lane : lanes) {
+      lane.stream.synchronize();
+      const std::vector<std::uint16_t> got = lane.d.to_host<std::uint16_t>();
+      if (expected.empty()) expected = got;
+      differing += got != expected;
+    }
+  }
+  CHECK(differing == 0);
+  CHECK(std::count(expected.begin(), expected.end(), std::uint16_t{0xffff}) == 0);  // all written
+  report_figures(fmt::format("{} launches on {} streams of {} GPU(s), {} with other bits",
+                             with_commas(static_cast<unsigned>(rounds) * lanes.size()), kStreams,
+                             gpus, differing));
 }
 
 }  // namespace kiln::test
