@@ -55,7 +55,7 @@ void try_file(Hostile& h, bool vandalise, Tally& tally) {
 namespace {
 
 // Full scale: a million entries.
-constexpr std::uint32_t kSmallFiles = by_build(2'400, 120);
+constexpr std::uint32_t kSmallFiles = by_build(2'400, 240);
 constexpr std::uint32_t kFullFiles = 24'000;
 
 }  // namespace
