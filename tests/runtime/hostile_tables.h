@@ -102,9 +102,13 @@ class Hostile {
   void vandalise(std::string& text) {
     for (std::uint32_t i = 0, count = 1 + below(4); i < count; ++i) {
       const std::size_t at = below(static_cast<std::uint32_t>(text.size()));
-      switch (below(3)) {
+      const std::size_t digit = text.find_first_of("0123456789", at);
+      switch (below(4)) {
         case 0:
           text[at] = static_cast<char>(below(256));
+          break;
+        case 2:  // mostly still a table
+          if (digit != std::string::npos) text[digit] = static_cast<char>('0' + below(10));
           break;
         case 1:
           text.erase(at, 1 + below(8));
