@@ -22,6 +22,7 @@ API = {"KILN_LIBRARY": "{build}/runtime/libkiln.so"}
 TSAN = {"TSAN_OPTIONS": "halt_on_error=1"}
 
 PARTS = [
+    Part("C8", "hits are compiled again and compared", catch("runtime/runtime_test", "[verify]"), 1, 1),
     Part("C8", "launches on four streams of each GPU", catch("runtime/gpu_test", "[bits]"), 10, 30, needs=("gpu",)),
     Part("C9", "captures on the fake driver", catch("runtime/runtime_test", "[capture]"), 2, 2),
     Part("C9", "captures in all modes, prepared or not", catch("runtime/gpu_test", "[capture]"), 30, 300, needs=("gpu",)),
