@@ -264,7 +264,9 @@ class WhatGoesWrong(WarmCase):
         hanging = self.dir / "compiles.hanging"
         process = self.start("warm", "--shapes", self.shapes(*SMALL), *TARGET, "--cache",
                              self.cache, "--jobs", 1, env=self.fake(FAKE_NVRTC_HANG="kiln_dense"))
-        pid = self.wait_for(lambda: int(hanging.read_text().split()[0]) if hanging.exists() else 0)
+        # The file is there a moment before its line is.
+        line = self.wait_for(lambda: hanging.exists() and hanging.read_text())
+        pid = int(line.split()[0])
         process.kill()
         process.communicate(timeout=60)
         self.wait_for(lambda: not self.is_alive(pid))
