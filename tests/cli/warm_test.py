@@ -248,7 +248,8 @@ class WhatGoesWrong(WarmCase):
         hanging = self.dir / "compiles.hanging"
         process = self.start("warm", "--shapes", shapes, *TARGET, "--cache", self.cache, "--jobs",
                              2, "--json", env=self.fake(FAKE_NVRTC_HANG=programs[1]))
-        pid = self.wait_for(lambda: int(hanging.read_text().split()[0]) if hanging.exists() else 0)
+        line = self.wait_for(lambda: hanging.exists() and hanging.read_text())
+        pid = int(line.split()[0])
         os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=300)
         self.assertEqual(FAILURE, process.returncode, err)
