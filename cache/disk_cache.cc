@@ -25,9 +25,18 @@
 //
 // Locks only save work: every rule above holds without them.
 //
-// Eviction runs after a publish, when this process has published a sixteenth of a limit since it
-// last did, or when nobody did for a day (the time stamp of lock/evict). A lookup only refreshes
-// the time stamp of its entry, at most once an hour, so that removal by age removes the unused.
+// Eviction runs after a publish, when this process has published 1/512 of a limit since it last did,
+// and after its first publish when nobody did within a minute (the time stamp of lock/evict). It
+// looks at the whole directory and, when that holds more than 7/8 of a limit, removes down to 7/10.
+// A lookup only refreshes the time stamp of its entry, at most once an hour, so that removal by age
+// removes the unused.
+//
+// Hence W writers at once, W <= 64, leave at most limit + W x (largest entry), not counting entries
+// younger than a minute, which stay. For let s be the last look to begin among those that ended. What
+// was there when it began it has seen, and has left at most 7/8 of the limit. What was not there
+// each writer has published after its own last look, since that did not begin later: at most 1/512
+// of the limit and one entry. 7/8 + 64/512 = 1. (A writer that has not looked yet is one of those
+// that began within a minute of s.)
 #include "cache/disk_cache.h"
 
 #include <fcntl.h>
@@ -41,9 +50,11 @@
 #include <limits>
 #include <mutex>
 #include <set>
+#include <stdexcept>
 
 #include "cache/eviction.h"
 #include "cache/files.h"
+#include "cache/left_out.h"
 #include "cache/locks.h"
 #include "cache/lookup.h"
 #include "cache/root.h"
@@ -55,13 +66,20 @@ namespace {
 
 constexpr std::size_t kMaxQuarantined = 8;
 constexpr std::int64_t kTouchAfterNs = std::int64_t{3600} * 1'000'000'000;
-constexpr std::int64_t kDayNs = 24 * kTouchAfterNs;
-constexpr std::uint64_t kEvictionShare = 16;         // evict after publishing limit / 16
+constexpr std::int64_t kMinuteNs = std::int64_t{60} * 1'000'000'000;
+// The three numbers of the bound above.
+constexpr std::uint64_t kLookShare = 512;
+constexpr std::uint64_t kSlackShare = 8;
+constexpr std::uint64_t kMostWriters = 64;
+static_assert(kMostWriters * kSlackShare <= kLookShare,
+              "what so many writers publish between two looks fits into the slack");
+constexpr std::uint32_t kEvictionLockWaitMs = 200;
 constexpr std::uint32_t kPruneLockWaitMs = 1000;
 constexpr std::uint32_t kMaxSm = 0xffff;             // what the entry's header can hold
 
 struct Counters {
-  std::atomic<std::uint64_t> hits{0};
+  std::atomic<std::uint64_t> hits{0}, directory_hits{0};
+  std::array<std::atomic<std::uint64_t>, kCountedLayers> layer_hits{};
   std::array<std::atomic<std::uint64_t>, kMissReasons> misses{};
   std::atomic<std::uint64_t> published{0}, publish_lost_race{0}, publish_failed{0};
   std::atomic<std::uint64_t> quarantined{0}, evicted{0}, lock_waits{0}, lock_timeouts{0};
@@ -71,10 +89,11 @@ struct Counters {
 
 struct DiskCache::Impl {
   Impl(Options given, const Files& table) : options(std::move(given)), files(table) {
-    for (const std::string& layer : options.layers) {
+    for (std::size_t i = 0; i < options.layers.size(); ++i) {
+      const std::string& layer = options.layers[i];
       OpenedRoot opened = open_root(files, layer, RootUse::kReadOnly);
       if (opened.fd) {
-        layers.push_back(make_root(layer, std::move(opened)));
+        layers.push_back({make_root(layer, std::move(opened)), std::min(i, kCountedLayers - 1)});
       } else {
         warn(opened.message);
       }
@@ -92,13 +111,13 @@ struct DiskCache::Impl {
   std::shared_ptr<const Root> current_root() const;
   std::shared_ptr<const Root> reopened_if_removed(const std::shared_ptr<const Root>& root);
 
-  std::optional<Entry> lookup(const Digest& key, const Digest& toolchain);
+  std::optional<Entry> lookup(const Digest& key, const Digest& toolchain, std::string_view* why);
   void handle_bad(const Root& root, const Digest& key, const Found& found);
   bool quarantine(const Root& root, const Digest& key, const Identity* expected);
   bool publish(const Entry& entry);
   bool refuse_to_publish(const std::string& why);
   void evict_when_due(const Root& root, std::uint64_t bytes);
-  bool daily_eviction_is_due(const Root& root);
+  bool is_neglected(const Root& root);
   void evict(const Root& root);
 
   bool is_distrusted(const Digest& key) const;
@@ -113,14 +132,18 @@ struct DiskCache::Impl {
 
   const Options options;
   const Files& files;
-  std::vector<std::shared_ptr<const Root>> layers;
+  struct Layer {
+    std::shared_ptr<const Root> root;
+    std::size_t counter;  // of its hits, in counters.layer_hits
+  };
+  std::vector<Layer> layers;
   Counters counters;
   std::atomic<bool> warned_directory{false};
   std::atomic<bool> warned_publish{false};
   std::atomic<bool> warned_read{false};
   std::atomic<std::uint64_t> bytes_since_eviction{0};
   std::atomic<std::uint64_t> entries_since_eviction{0};
-  std::atomic<std::int64_t> next_daily_check_ns{0};
+  std::atomic<bool> published_before{false};
 
   mutable std::mutex mutex;  // guards what follows; never held during a system call
   std::shared_ptr<const Root> root;  // null when there is no usable directory
@@ -172,7 +195,8 @@ bool DiskCache::Impl::distrust(const Digest& key) {
   return distrusted.insert(key).second;
 }
 
-std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& toolchain) {
+std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& toolchain,
+                                             std::string_view* why) {
   MissReason reason = kAbsent;
   const auto search = [&](const Root& where) {
     Found found = find_in(where, key, toolchain);
@@ -182,8 +206,9 @@ std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& to
   };
   if (!is_distrusted(key)) {
     for (const auto& layer : layers) {
-      if (Found found = search(*layer); found.entry) {
+      if (Found found = search(*layer.root); found.entry) {
         ++counters.hits;
+        ++counters.layer_hits[layer.counter];
         return std::move(found.entry);
       }
     }
@@ -194,11 +219,13 @@ std::optional<Entry> DiskCache::Impl::lookup(const Digest& key, const Digest& to
       const bool old = now_ns() - modified_ns(found.file.file) > kTouchAfterNs;
       if (directory->writable && old) files.futimens(found.file.fd.get(), nullptr);
       ++counters.hits;
+      ++counters.directory_hits;
       return std::move(found.entry);
     }
     if (found.reason == kAbsent) reopened_if_removed(directory);
   }
   ++counters.misses[reason];
+  if (why != nullptr) *why = words(reason);
   return std::nullopt;
 }
 
@@ -245,6 +272,7 @@ bool DiskCache::Impl::quarantine(const Root& where, const Digest& key, const Ide
 }
 
 bool DiskCache::Impl::refuse_to_publish(const std::string& why) {
+  if (kLeftOut == Protection::errors_throw) throw std::runtime_error(why);
   ++counters.publish_failed;
   warn_once(warned_publish, "a kernel was not stored in cache directory " + options.directory +
                                 ": " + why + "; this process goes on with its own copy");
@@ -286,39 +314,41 @@ bool DiskCache::Impl::publish(const Entry& entry) {
                            ": free space or name another directory");
 }
 
-bool DiskCache::Impl::daily_eviction_is_due(const Root& where) {
-  const std::int64_t now = now_ns();
-  std::int64_t next = next_daily_check_ns;
-  if (now < next || !next_daily_check_ns.compare_exchange_strong(next, now + kDayNs)) return false;
+// Whether nobody has looked at the directory's size for a minute.
+bool DiskCache::Impl::is_neglected(const Root& where) {
   struct stat status;
   if (files.fstatat(where.at(), kEvictionLock, &status, AT_SYMLINK_NOFOLLOW) != 0) return true;
-  return now - modified_ns(status) > kDayNs;
+  const std::int64_t age = now_ns() - modified_ns(status);
+  return age > kMinuteNs || age < -kMinuteNs;
 }
 
 void DiskCache::Impl::evict_when_due(const Root& where, std::uint64_t bytes) {
   const std::uint64_t new_bytes = bytes_since_eviction += bytes;
   const std::uint64_t new_entries = ++entries_since_eviction;
-  const bool grown = new_bytes > options.max_bytes / kEvictionShare ||
-                     new_entries > options.max_entries / kEvictionShare;
-  if (grown || daily_eviction_is_due(where)) evict(where);
+  const bool grown = new_bytes > options.max_bytes / kLookShare ||
+                     new_entries > options.max_entries / kLookShare;
+  const bool first = !published_before.exchange(true);
+  if (grown || (first && is_neglected(where))) evict(where);
 }
 
+// Someone else who is at it may have begun before our last publish, so this one does not leave the
+// work to him; two at once remove nothing that one would not.
 void DiskCache::Impl::evict(const Root& where) {
+  const LockResult lock = acquire_lock(where, kEvictionLock, kEvictionLockWaitMs);
+  files.utimensat(where.at(), kEvictionLock, nullptr, AT_SYMLINK_NOFOLLOW);
   bytes_since_eviction = 0;
   entries_since_eviction = 0;
-  const LockResult lock = acquire_lock(where, kEvictionLock, 0);
-  if (lock.timed_out) return;  // someone else is at it
-  files.utimensat(where.at(), kEvictionLock, nullptr, AT_SYMLINK_NOFOLLOW);
 
   std::uint64_t bytes = 0;
   const std::vector<ScannedEntry> entries = scan_entries(where);
   for (const ScannedEntry& entry : entries) {
     bytes += static_cast<std::uint64_t>(entry.identity.bytes);
   }
-  if (bytes > options.max_bytes || entries.size() > options.max_entries) {
-    const auto share = [](std::uint64_t limit) { return limit - limit / 5; };  // 80 %
+  const auto most = [](std::uint64_t limit) { return limit - limit / kSlackShare; };
+  const auto left = [&](std::uint64_t limit) { return most(limit) - most(limit) / 5; };
+  if (bytes > most(options.max_bytes) || entries.size() > most(options.max_entries)) {
     counters.evicted +=
-        remove_oldest(where, share(options.max_bytes), share(options.max_entries)).removed_entries;
+        remove_oldest(where, left(options.max_bytes), left(options.max_entries)).removed_entries;
   }
   sweep_leftovers(where, false);
 }
@@ -330,8 +360,21 @@ DiskCache::DiskCache(Options options, const Files& files)
 
 DiskCache::~DiskCache() = default;
 
-std::optional<Entry> DiskCache::lookup(const Digest& key, const Digest& toolchain) {
-  return impl_->lookup(key, toolchain);
+std::optional<Entry> DiskCache::lookup(const Digest& key, const Digest& toolchain,
+                                       std::string_view* why) {
+  return impl_->lookup(key, toolchain, why);
+}
+
+bool DiskCache::has_file(const Digest& key) const {
+  const std::string path = entry_path(key);
+  const auto has = [&](const Root& root) {
+    struct stat status;
+    return impl_->files.fstatat(root.at(), path.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0;
+  };
+  const auto directory = impl_->current_root();
+  return (directory && has(*directory)) ||
+         std::any_of(impl_->layers.begin(), impl_->layers.end(),
+                     [&](const auto& layer) { return has(*layer.root); });
 }
 
 bool DiskCache::publish(const Entry& entry) { return impl_->publish(entry); }
@@ -360,7 +403,7 @@ std::vector<std::string> DiskCache::recorded_toolchains() const {
   const auto add = [&all](const Root& root) {
     for (RecordedToolchain& toolchain : read_toolchains(root)) all.push_back(std::move(toolchain));
   };
-  for (const auto& layer : impl_->layers) add(*layer);
+  for (const auto& layer : impl_->layers) add(*layer.root);
   if (const auto root = impl_->current_root()) add(*root);
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
     return a.modified_ns > b.modified_ns;
@@ -388,6 +431,8 @@ Stats DiskCache::stats() const {
   const Counters& from = impl_->counters;
   Stats stats;
   stats.hits = from.hits;
+  stats.directory_hits = from.directory_hits;
+  std::copy(from.layer_hits.begin(), from.layer_hits.end(), stats.layer_hits.begin());
   stats.miss_absent = from.misses[kAbsent];
   stats.miss_truncated = from.misses[kTruncated];
   stats.miss_format = from.misses[kFormat];

@@ -6,6 +6,7 @@
 // rules: disk_cache.cc and README "The cache".
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -45,8 +46,13 @@ enum class DirectoryState : std::uint8_t {
 };
 std::string_view name(DirectoryState state);
 
+inline constexpr std::size_t kCountedLayers = 8;
+
 struct Stats {
   std::uint64_t hits = 0, misses = 0;
+  std::uint64_t directory_hits = 0;
+  // By place in Options::layers; those from the eighth on count together.
+  std::array<std::uint64_t, kCountedLayers> layer_hits{};
   std::uint64_t miss_absent = 0, miss_truncated = 0, miss_format = 0, miss_checksum = 0;
   std::uint64_t miss_key = 0, miss_toolchain = 0, miss_untrusted = 0, miss_io = 0;
   std::uint64_t published = 0, publish_lost_race = 0, publish_failed = 0;
@@ -86,7 +92,13 @@ class DiskCache {
 
   // The entry of exactly this key and toolchain, or nullopt with the reason counted. A damaged
   // file of the writable directory is moved aside (at most 8 are kept) so that it is rebuilt.
-  std::optional<Entry> lookup(const Digest& key, const Digest& toolchain);
+  // `why`, when given, becomes the reason of a miss in words: "it is absent".
+  std::optional<Entry> lookup(const Digest& key, const Digest& toolchain,
+                              std::string_view* why = nullptr);
+
+  // True when some root has a file of this key's name. It is not read, so it may be no good; no
+  // counter changes.
+  bool has_file(const Digest& key) const;
 
   // Writes the entry so that others see all of it or nothing. Returns false when nothing was
   // stored; the caller keeps its own bytes either way and never reads them back.

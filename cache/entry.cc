@@ -31,6 +31,7 @@
 #include <limits>
 #include <optional>
 
+#include "cache/left_out.h"
 #include "cache/sha256.h"
 
 namespace kiln::cache {
@@ -341,7 +342,8 @@ std::variant<Entry, Defect> decode(std::span<const std::byte> bytes) {
   if (const auto defect = check_header(bytes)) return *defect;
   const auto sections = read_table(bytes);
   if (!sections) return Defect::kFormat;
-  if (checksum(bytes) != get_digest(bytes, kOffsetChecksum)) return Defect::kChecksum;
+  const bool intact = checksum(bytes) == get_digest(bytes, kOffsetChecksum);
+  if (!intact && kLeftOut != Protection::no_checksum) return Defect::kChecksum;
 
   // From here on the bytes are those that some writer meant; it may still be a hostile one.
   if (!gaps_are_zero(bytes, *sections)) return Defect::kFormat;

@@ -125,12 +125,16 @@ DiskCache::PruneResult remove_oldest(const Root& root, std::uint64_t keep_bytes,
     if (result.kept_bytes <= keep_bytes && result.kept_entries <= keep_entries) break;
     if (is_young(entry.identity.modified_ns, now_ns())) continue;
     // Once more: a reader may have touched it, or a publisher replaced it, since the scan.
-    if (examine(root, entry.path) != entry.identity || !remove_file(root, entry.path)) continue;
+    const std::optional<Identity> now = examine(root, entry.path);
+    if (now && now != entry.identity) continue;
+    const bool removed = now && remove_file(root, entry.path);
+    if (!removed && examine(root, entry.path)) continue;
     const auto bytes = static_cast<std::uint64_t>(entry.identity.bytes);
+    result.kept_entries -= 1;  // by this process or by another one
+    result.kept_bytes -= bytes;
+    if (!removed) continue;
     result.removed_entries += 1;
     result.removed_bytes += bytes;
-    result.kept_entries -= 1;
-    result.kept_bytes -= bytes;
   }
   return result;
 }

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <chrono>
 
+#include "cache/left_out.h"
+
 namespace kiln::cache {
 namespace {
 
@@ -110,6 +112,9 @@ class Temporary {
   PublishResult give_name(const std::string& final_path, bool replace) {
     const Files& files = *root_.files;
     const int at = root_.at();
+    if (kLeftOut == Protection::unlink_first && replace) {
+      files.unlinkat(at, final_path.c_str(), 0);
+    }
     if (!replace) {
       if (files.linkat(at, path_.c_str(), at, final_path.c_str(), 0) == 0) {
         return {Publication::kStored, "", 0};
@@ -148,6 +153,19 @@ class Temporary {
   std::string path_;
   bool exists_ = false;
 };
+
+// Stands in for publish_file() where that protection is left out.
+PublishResult write_in_place(const Root& root, const std::string& directory,
+                             const std::string& name, std::span<const std::byte> bytes) {
+  if (const int error = make_directories(root, directory)) {
+    return {Publication::kFailed, "mkdir", error};
+  }
+  OpenResult opened = open_at(*root.files, root.at(), directory + "/" + name,
+                              O_CREAT | O_WRONLY | O_TRUNC | O_NOFOLLOW, 0600);
+  if (!opened.fd) return {Publication::kFailed, "create", opened.error};
+  const int error = write_all(*root.files, opened.fd.get(), bytes);
+  return {error == 0 ? Publication::kStored : Publication::kFailed, "write", error};
+}
 
 // Informative only, so it is written in place and no error counts.
 void write_note(const Root& root, const char* name, std::string_view text) {
@@ -200,6 +218,7 @@ ReadResult read_file(const Root& root, const std::string& path, std::size_t leas
 PublishResult publish_file(const Root& root, const std::string& directory, const std::string& name,
                            std::span<const std::byte> bytes, bool replace, bool sync) {
   const std::string final_path = directory + "/" + name;
+  if (kLeftOut == Protection::write_in_place) return write_in_place(root, directory, name, bytes);
   Temporary temporary(root);
   PublishResult result = temporary.write(bytes, sync);
   if (result.publication != Publication::kStored) return result;

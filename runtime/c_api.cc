@@ -184,6 +184,19 @@ void fill_statistics(const Engine& engine, kiln_cache_statistics* out) {
   out->lock_waits = stats.lock_waits;
   out->lock_timeouts = stats.lock_timeouts;
   copy_text(engine.disk_cache().state_message(), out->message);
+  out->memory_hits = engine.memory_hits();
+  out->directory_hits = stats.directory_hits;
+  static_assert(std::size(kiln_cache_statistics{}.layer_hits) == cache::kCountedLayers);
+  std::copy(stats.layer_hits.begin(), stats.layer_hits.end(), out->layer_hits);
+  out->miss_other_toolchain = engine.other_toolchain();
+  const BackgroundBuilds::Counts background = engine.background();
+  out->background_pending = background.pending;
+  out->background_built = background.built;
+  out->background_failed = background.failed;
+  out->background_refused = background.refused;
+  out->frozen = engine.miss_policy() == MissPolicy::kFrozen ? 1 : 0;
+  out->verified = engine.verified();
+  out->verify_mismatches = engine.verify_mismatches();
 }
 
 // In a forked child the handle is left alone: its locks, its threads and the driver are not usable.
@@ -300,6 +313,13 @@ kiln_status kiln_engine_create(const kiln_engine_options* options, kiln_engine**
 }
 
 void kiln_engine_destroy(kiln_engine* engine) { destroy(engine); }
+
+kiln_status kiln_engine_freeze(kiln_engine* engine) {
+  return guard([&] {
+    require(engine, "engine");
+    engine->engine->freeze();
+  });
+}
 
 kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* problem,
                              const kiln_tile* tile, kiln_plan** plan) {

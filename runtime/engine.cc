@@ -10,8 +10,11 @@
 #include <system_error>
 #include <utility>
 
+#include "cache/files.h"
+#include "cache/left_out.h"
 #include "runtime/strict_json.h"
 #include "runtime/text.h"
+#include "runtime/verify.h"
 
 namespace kiln::runtime {
 namespace {
@@ -19,6 +22,8 @@ namespace {
 // Several times what the slowest tile takes to compile on a loaded machine. It bounds how long a
 // stopped process that holds the lock can delay this one, which then compiles for itself.
 constexpr std::uint32_t kLockTimeoutMs = 20'000;
+
+constexpr std::string_view kAbsentWords = "it is absent";  // as DiskCache::lookup says it
 
 constexpr std::string_view kKeySchema = "kiln-kernel-1";
 constexpr std::int32_t kMaxNumSms = 1024;
@@ -133,9 +138,9 @@ TunedTables load_tuned(const EngineOptions& options, std::int32_t num_sms, const
 
 }  // namespace
 
-std::string templates_digest() {
+std::string templates_digest(std::span<const jit::TemplateFile> files) {
   cache::KeyBuilder builder("kiln-templates-1");
-  for (const jit::TemplateFile& file : jit::template_files()) builder.add(file.name, file.text);
+  for (const jit::TemplateFile& file : files) builder.add(file.name, file.text);
   return cache::to_hex(builder.digest());
 }
 
@@ -144,53 +149,78 @@ Engine::Engine(EngineOptions options)
       log_(options_.log),
       device_(open_device(options_)),
       num_sms_(choose_num_sms(options_, device_.get())),
+      miss_policy_(options_.miss_policy),
       tuned_(load_tuned(options_, num_sms_, log_)),
-      cache_(cache_options(options_, log_)),
-      templates_digest_(templates_digest()) {}
+      cache_(cache_options(options_, log_), options_.hooks.cache_files != nullptr
+                                                ? *options_.hooks.cache_files
+                                                : cache::real_files()),
+      templates_digest_(templates_digest()) {
+  if (options_.miss_policy != MissPolicy::kNotReady || options_.background_jobs == 0) return;
+  const auto build = [this](const jit::KernelSpec& spec, std::string_view why) {
+    kernel_for(spec, why);
+  };
+  background_ = std::make_unique<BackgroundBuilds>(options_.background_jobs, build, log_);
+}
 
-Engine::~Engine() = default;
+Engine::~Engine() { background_.reset(); }
 
 // ---- The central path ----
 
 Cubin Engine::cubin_for(const jit::KernelSpec& spec, Lookup lookup) {
   const jit::Source source = jit::render(spec);
+  std::string why = "the driver refused the copy on disk";
   if (lookup == Lookup::kUse) {
-    if (std::optional<Cubin> hit = find_on_disk(source)) return std::move(*hit);
+    if (std::optional<Cubin> hit = find_on_disk(source, &why))
+      return verify(spec, source, std::move(*hit));
   }
   misses_.fetch_add(1, std::memory_order_relaxed);
   if (miss_policy() == MissPolicy::kFrozen || compiler() == nullptr) fail_miss(spec, source);
 
   const Key key = key_of(source, toolchain_);
   const cache::KeyLock lock = cache_.lock(key.digest, kLockTimeoutMs);
-  if (lock.held() && lookup == Lookup::kUse) {  // its last holder may have compiled just this
-    if (std::optional<Cubin> hit = find_on_disk(source, key)) return std::move(*hit);
+  constexpr bool kRecheck = cache::kLeftOut != cache::Protection::no_recheck;
+  if (kRecheck && lock.held() && lookup == Lookup::kUse) {  // its last holder may have compiled it
+    if (std::optional<Cubin> hit = find_on_disk(source, key))
+      return verify(spec, source, std::move(*hit));
   }
-  Cubin built{compile(spec, source, key), false};
+  Cubin built{compile(spec, source, key), false, std::move(why)};
   if (cache_.publish(built.entry)) cache_.record_toolchain(toolchain_);
+  if (cache::kLeftOut == cache::Protection::reread_after_publish) {
+    built.entry = cache_.lookup(key.digest, key.toolchain).value();
+  }
   return built;
 }
 
 const LoadedKernel& Engine::kernel_for(const jit::KernelSpec& spec, std::string_view why) {
   device();
-  return loaded_.get_or_build(spec, [&] {
-    LoadedKernel kernel = build_loaded(spec);
-    log_built(spec, kernel.info(), why);
-    return kernel;
+  bool is_new = false;
+  const LoadedKernel& kernel = loaded_.get_or_build(spec, [&] {
+    is_new = true;
+    LoadedKernel built = build_loaded(spec);
+    log_built(spec, built.info(), why);
+    return built;
   });
+  if (!is_new) memory_hits_.fetch_add(1, std::memory_order_relaxed);
+  return kernel;
 }
 
 const KernelInfo& Engine::prepare(const jit::KernelSpec& spec, std::string_view why) {
   if (has_device()) return kernel_for(spec, why).info();
-  return compiled_.get_or_build(spec, [&] {
+  bool is_new = false;
+  const KernelInfo& kernel = compiled_.get_or_build(spec, [&] {
+    is_new = true;
     KernelInfo info = build_cubin(spec);
     log_built(spec, info, why);
     return info;
   });
+  if (!is_new) memory_hits_.fetch_add(1, std::memory_order_relaxed);
+  return kernel;
 }
 
 LoadedKernel Engine::build_loaded(const jit::KernelSpec& spec) {
   const auto load = [&](const Cubin& cubin, double lookup_ms) {
     KernelInfo info = describe_entry(cubin.entry, cubin.from_disk);
+    info.miss_reason = cubin.miss_reason;
     info.load_ms = cubin.from_disk ? lookup_ms : 0;
     LoadedKernel kernel = LoadedKernel::load(device(), cubin.entry, std::move(info));
     loads_.fetch_add(1, std::memory_order_relaxed);
@@ -211,29 +241,54 @@ LoadedKernel Engine::build_loaded(const jit::KernelSpec& spec) {
 
 KernelInfo Engine::build_cubin(const jit::KernelSpec& spec) {
   const Cubin cubin = cubin_for(spec);
-  return describe_entry(cubin.entry, cubin.from_disk);
+  KernelInfo info = describe_entry(cubin.entry, cubin.from_disk);
+  info.miss_reason = cubin.miss_reason;
+  return info;
 }
 
 // ---- What may happen when ----
 
 const LoadedKernel& Engine::kernel_at_launch(const jit::KernelSpec& spec, CUstream stream,
                                              std::string_view why) {
-  if (const LoadedKernel* kernel = find_loaded(spec)) return *kernel;
+  if (const LoadedKernel* kernel = find_loaded(spec)) {
+    memory_hits_.fetch_add(1, std::memory_order_relaxed);
+    return *kernel;
+  }
   const Driver& driver = device().driver();
-  const auto not_ready = [&](const char* reason) {
-    return Error(Status::kNotReady,
-                 fmt::format("the kernel of {} is not loaded, and {}: call "
-                             "kiln_plan_prepare (or kiln_quantizer_prepare) beforehand",
-                             jit::describe(spec), reason));
-  };
-  if (is_capturing(driver, stream)) throw not_ready("the stream is being captured");
-  if (miss_policy() == MissPolicy::kNotReady)
-    throw not_ready("the engine's miss policy is not-ready");
+  if (is_capturing(driver, stream)) throw not_ready(spec, why, true);
+  if (miss_policy() == MissPolicy::kNotReady) throw not_ready(spec, why, false);
   const ContextScope scope(driver, device().context());
   // The default streams belong to the current context, which may only now be the engine's.
-  if (scope.pushed() && is_capturing(driver, stream))
-    throw not_ready("the stream is being captured");
+  if (scope.pushed() && is_capturing(driver, stream)) throw not_ready(spec, why, true);
   return kernel_for(spec, why);
+}
+
+Error Engine::not_ready(const jit::KernelSpec& spec, std::string_view why, bool is_capture) {
+  using Answer = BackgroundBuilds::Answer;
+  BackgroundBuilds::Reply reply{Answer::kStopped, {}};
+  if (background_ != nullptr && miss_policy() == MissPolicy::kNotReady)
+    reply = background_->request(spec, why);
+  if (reply.answer == Answer::kFailed && !is_capture) {
+    return Error(reply.failure.status,
+                 fmt::format("building it in the background failed, and only kiln_plan_prepare "
+                             "tries it again: {}",
+                             reply.failure.message));
+  }
+  std::string_view reason = "the engine's miss policy is not-ready";
+  std::string_view remedy = "call kiln_plan_prepare (or kiln_quantizer_prepare) beforehand";
+  if (is_capture) reason = "the stream is being captured";
+  if (reply.answer == Answer::kQueued || (reply.answer == Answer::kFull && !is_capture)) {
+    reason = reply.answer == Answer::kQueued ? "it is being built in the background"
+                                             : "the queue of background builds is full";
+    remedy = "launch again later";
+  }
+  return Error(Status::kNotReady, fmt::format("the kernel of {} is not loaded, and {}: {}",
+                                              jit::describe(spec), reason, remedy));
+}
+
+void Engine::freeze() {
+  miss_policy_.store(MissPolicy::kFrozen, std::memory_order_release);
+  if (background_ != nullptr) background_->cancel();
 }
 
 void Engine::refuse_in_capture(const char* what) const {
@@ -289,15 +344,41 @@ std::vector<std::string> Engine::toolchains() {
   return result;
 }
 
-std::optional<Cubin> Engine::find_on_disk(const jit::Source& source) {
+std::optional<Cubin> Engine::find_on_disk(const jit::Source& source, std::string* why) {
+  bool is_absent = true;
+  *why = "no toolchain is known";
   for (const std::string& toolchain : toolchains()) {
-    if (std::optional<Cubin> hit = find_on_disk(source, key_of(source, toolchain))) return hit;
+    std::string reason;
+    std::optional<Cubin> hit = find_on_disk(source, key_of(source, toolchain), &reason);
+    if (hit) return hit;
+    if (is_absent) *why = reason;  // of the best toolchain whose entry is there and no good
+    is_absent = is_absent && reason == kAbsentWords;
+  }
+  using cache::DirectoryState;
+  const DirectoryState state = cache_.state();
+  const bool no_directory = state != DirectoryState::kUsable && state != DirectoryState::kReadOnly;
+  if (is_absent && no_directory) *why = fmt::format("the cache directory is {}", name(state));
+  if (is_absent && is_there_of_other_toolchain(source)) {
+    other_toolchain_.fetch_add(1, std::memory_order_relaxed);
+    *why = "only another toolchain's is there";
   }
   return std::nullopt;
 }
 
-std::optional<Cubin> Engine::find_on_disk(const jit::Source& source, const Key& key) {
-  std::optional<cache::Entry> entry = cache_.lookup(key.digest, key.toolchain);
+// Only asked before a compile, which takes a thousand times longer.
+bool Engine::is_there_of_other_toolchain(const jit::Source& source) {
+  if (miss_policy() == MissPolicy::kFrozen || compiler() == nullptr) return false;  // looked up
+  const std::vector<std::string> known = cache_.recorded_toolchains();
+  return std::any_of(known.begin(), known.end(), [&](const std::string& toolchain) {
+    return toolchain != toolchain_ && cache_.has_file(key_of(source, toolchain).digest);
+  });
+}
+
+std::optional<Cubin> Engine::find_on_disk(const jit::Source& source, const Key& key,
+                                          std::string* why) {
+  std::string_view reason;
+  std::optional<cache::Entry> entry = cache_.lookup(key.digest, key.toolchain, &reason);
+  if (why != nullptr) *why = entry ? "it holds another kernel" : reason;
   if (!entry) return std::nullopt;
   if (!launches_as(*entry, source)) {
     log_.write(LogLevel::kWarning,
@@ -307,7 +388,7 @@ std::optional<Cubin> Engine::find_on_disk(const jit::Source& source, const Key& 
     return std::nullopt;
   }
   hits_.fetch_add(1, std::memory_order_relaxed);
-  return Cubin{std::move(*entry), true};
+  return Cubin{std::move(*entry), true, ""};
 }
 
 cache::Entry Engine::compile(const jit::KernelSpec& spec, const jit::Source& source, Key key) {
@@ -338,6 +419,29 @@ cache::Entry Engine::compile(const jit::KernelSpec& spec, const jit::Source& sou
   return entry;
 }
 
+// A compile that fails says nothing about the hit.
+Cubin Engine::verify(const jit::KernelSpec& spec, const jit::Source& source, Cubin hit) {
+  if (!options_.verify || miss_policy() == MissPolicy::kFrozen || compiler() == nullptr) return hit;
+  Cubin built;
+  try {
+    built = {compile(spec, source, key_of(source, toolchain_)), false,
+             "the copy on disk is not what the key compiles to"};
+  } catch (const Error& error) {
+    log_.write(LogLevel::kWarning,
+               fmt::format("cache entry {} could not be verified and is used: {}",
+                           cache::to_hex(hit.entry.key), error.what()));
+    return hit;
+  }
+  verified_.fetch_add(1, std::memory_order_relaxed);
+  const std::string mismatch = describe_mismatch(hit.entry, built.entry);
+  if (mismatch.empty()) return hit;
+  verify_mismatches_.fetch_add(1, std::memory_order_relaxed);
+  log_.write(LogLevel::kWarning, mismatch);
+  cache_.reject(hit.entry.key);
+  if (cache_.publish(built.entry)) cache_.record_toolchain(toolchain_);
+  return built;
+}
+
 void Engine::fail_miss(const jit::KernelSpec& spec, const jit::Source& source) {
   const std::vector<std::string> known = toolchains();
   const std::string key = known.empty() ? "" : cache::to_hex(key_of(source, known.front()).digest);
@@ -348,13 +452,18 @@ void Engine::fail_miss(const jit::KernelSpec& spec, const jit::Source& source) {
   if (miss_policy() == MissPolicy::kFrozen) {
     throw Error(Status::kFrozen,
                 what +
-                    ", and compiling is not allowed (KILN_MISS_FROZEN or "
-                    "KILN_NO_COMPILE): warm the cache with `kiln warm`, or allow it");
+                    ", and compiling is not allowed (KILN_MISS_FROZEN, KILN_NO_COMPILE or "
+                    "kiln_engine_freeze): fill the cache with `kiln warm` or `kiln cache import`, "
+                    "or allow it");
   }
   throw Error(no_compiler_->status(), what + ", and cannot be compiled: " + no_compiler_->what());
 }
 
 // ---- Questions ----
+
+BackgroundBuilds::Counts Engine::background() const {
+  return background_ != nullptr ? background_->counts() : BackgroundBuilds::Counts{};
+}
 
 const KernelInfo* Engine::find_prepared(const jit::KernelSpec& spec) const {
   if (!has_device()) return compiled_.find(spec);
@@ -381,12 +490,14 @@ void Engine::log_built(const jit::KernelSpec& spec, const KernelInfo& info,
   if (!log_.enabled(LogLevel::kInfo)) return;
   log_.write(
       LogLevel::kInfo,
-      fmt::format("{} {} in {:.1f} ms: {} registers, {} bytes spilled, {} bytes of shared memory, "
-                  "cubin of {} bytes, key {}{}{}",
+      fmt::format("{} {} in {:.1f} ms{}: {} registers, {} bytes spilled, {} bytes of shared "
+                  "memory, cubin of {} bytes, key {}{}{}",
                   info.from_disk ? "found" : "compiled", jit::describe(spec),
-                  info.from_disk ? info.load_ms : info.compile_ms + info.load_ms, info.registers,
-                  info.spill_bytes, info.launch.dynamic_smem_bytes + info.static_smem_bytes,
-                  info.cubin_bytes, info.key.substr(0, 16), why.empty() ? "" : ": ", why));
+                  info.from_disk ? info.load_ms : info.compile_ms + info.load_ms,
+                  info.from_disk ? "" : fmt::format(" (not from the cache: {})", info.miss_reason),
+                  info.registers, info.spill_bytes,
+                  info.launch.dynamic_smem_bytes + info.static_smem_bytes, info.cubin_bytes,
+                  info.key, why.empty() ? "" : ": ", why));
 }
 
 }  // namespace kiln::runtime

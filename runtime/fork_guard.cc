@@ -22,6 +22,9 @@ class Marks {
     pid_ = getpid();
     *here_ = 1;
   }
+  ~Marks() { munmap(const_cast<int*>(here_), static_cast<std::size_t>(getpagesize())); }
+  Marks(const Marks&) = delete;
+  Marks& operator=(const Marks&) = delete;
   // Kernels before 4.14 cannot wipe: there the process id decides.
   bool gone() const { return wiped_ ? *here_ == 0 : getpid() != pid_; }
 
@@ -36,9 +39,12 @@ std::atomic<const Marks*> process_marks{nullptr};
 
 }  // namespace
 
+// Without the lock of a static variable, which a child forked just now would wait for for ever.
 void mark_process() {
-  static const Marks* const marks = new Marks;
-  process_marks.store(marks, std::memory_order_release);
+  if (process_marks.load(std::memory_order_acquire) != nullptr) return;
+  const Marks* none = nullptr;
+  const auto* const marks = new Marks;
+  if (!process_marks.compare_exchange_strong(none, marks, std::memory_order_acq_rel)) delete marks;
 }
 
 bool is_forked() noexcept {

@@ -133,7 +133,8 @@ enum {
 enum {
   KILN_MISS_DEFAULT = 0,   /* KILN_NO_COMPILE in the environment, else KILN_MISS_BLOCK */
   KILN_MISS_BLOCK = 1,     /* compile (or read from disk) and load inside the call */
-  KILN_MISS_NOT_READY = 2, /* kiln_launch returns KILN_ERROR_NOT_READY; prepare may compile */
+  KILN_MISS_NOT_READY = 2, /* kiln_launch returns KILN_ERROR_NOT_READY; prepare may compile, and
+                              with background_jobs threads of the engine do */
   KILN_MISS_FROZEN = 3     /* never compile: a kernel that is not on disk is KILN_ERROR_FROZEN */
 };
 
@@ -157,7 +158,20 @@ enum {
   KILN_CHECK_ON = 2
 };
 
-/* Called without locks held, from any thread that calls Kiln; must not call Kiln or throw. */
+/* With KILN_VERIFY_ON each kernel that is found on disk is compiled all the same, and both are
+ * compared byte for byte. A difference is a warning that names the key, counts in verify_mismatches
+ * of kiln_cache_stats, and the kernel just compiled is used and stored instead. For tests and for
+ * the search for a fault: every first use takes as long as with an empty cache. It does nothing
+ * where nothing may or can be compiled. */
+enum {
+  KILN_VERIFY_DEFAULT = 0, /* KILN_VERIFY in the environment, else KILN_VERIFY_OFF */
+  KILN_VERIFY_OFF = 1,
+  KILN_VERIFY_ON = 2
+};
+
+/* Called without locks held, from any thread that calls Kiln and, with background_jobs, from the
+ * engine's own; must not call Kiln or throw. At KILN_LOG_INFO there is one line for each kernel
+ * that was found or compiled, with its key and, for a compile, why the cache did not have it. */
 typedef void (*kiln_log_callback)(int32_t level, const char* message, void* user);
 
 /* The environment variable named behind a field is read once, by kiln_engine_create, when the field
@@ -178,10 +192,14 @@ typedef struct kiln_engine_options {
   void* log_user;
   const char* tuned_path; /* KILN_TUNED; files of tuned tiles a:b:c, which go before the built-in
                              table in that order; "": the built-in table alone; "off": no tables */
+  int32_t background_jobs; /* 0..64. With KILN_MISS_NOT_READY: so many threads build the kernels
+                              that launches missed (no more than 256 wait; each is built once), and
+                              a later launch finds them. 0: none, and no thread is ever started */
+  int32_t verify;          /* KILN_VERIFY_*; KILN_VERIFY=1 */
 } kiln_engine_options;
 #define KILN_ENGINE_OPTIONS_INIT                                                                \
   {sizeof(kiln_engine_options), 1, KILN_DEVICE_CURRENT, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, \
-   NULL, NULL}
+   NULL, NULL, 0, 0}
 
 /* One engine is one device, or none. options may be NULL for the defaults. Missing NVRTC is no
  * error here: kernels that are on disk still load. An unusable or untrusted cache directory is a
@@ -190,7 +208,18 @@ typedef struct kiln_engine_options {
  * of one that breaks a rule. Errors: NO_DRIVER, NO_DEVICE, UNSUPPORTED (not sm_90),
  * INVALID_ARGUMENT, DRIVER. */
 KILN_API kiln_status kiln_engine_create(const kiln_engine_options* options, kiln_engine** engine);
+
+/* The engine goes with its last plan and quantizer. With background_jobs that call forgets the
+ * builds that have not begun and waits for those that have (a compile: some seconds at most). Do it
+ * before the process exits. */
 KILN_API void kiln_engine_destroy(kiln_engine* engine);
+
+/* From now on this engine behaves as with KILN_MISS_FROZEN, whatever its policy was: what is loaded
+ * or on disk is used, anything else is KILN_ERROR_FROZEN with the key and the remedy. For a service
+ * that is warm and must not compile any more. Compiles that have begun are finished; background
+ * builds that have not are forgotten. Cannot be undone; a second call does nothing. Any thread may
+ * call it at any time. Errors: INVALID_ARGUMENT, FORKED. */
+KILN_API kiln_status kiln_engine_freeze(kiln_engine* engine);
 
 /* ---- Plan ---------------------------------------------------------------------------------- */
 
@@ -445,9 +474,10 @@ enum {
   KILN_CACHE_UNUSABLE = 4
 };
 
-/* Counts since the engine was created. hits and misses count kernels: found on disk or not. The
- * miss_* reasons count single lookups; a kernel that is compiled was looked up at least once and,
- * where the directory can be locked, again under the lock. */
+/* Counts since the engine was created, of this engine alone. hits and misses count kernels: found
+ * on disk or not. The miss_* reasons count single lookups; a kernel that is compiled was looked up
+ * at least once and, where the directory can be locked, again under the lock. Counters are read one
+ * by one while others may be at work, so sums can be off by what happens meanwhile. */
 typedef struct kiln_cache_statistics {
   uint32_t struct_size;
   uint32_t struct_version;
@@ -460,11 +490,25 @@ typedef struct kiln_cache_statistics {
   uint64_t published, publish_lost_race, publish_failed, quarantined, evicted;
   uint64_t lock_waits, lock_timeouts;
   char message[512];      /* why the state is not usable; "" otherwise */
+  uint64_t memory_hits;   /* prepares and launches that found the kernel loaded by another one; not
+                             launches whose plan had it already */
+  uint64_t directory_hits; /* disk lookups that cache_dir answered */
+  uint64_t layer_hits[8];  /* ... and each directory of cache_path, in its order; the eighth counts
+                              all from there on */
+  uint64_t miss_other_toolchain; /* kernels that were compiled though another NVRTC's are there */
+  uint64_t background_pending;   /* queued or in progress, now */
+  uint64_t background_built, background_failed;
+  uint64_t background_refused;   /* launches that found the queue full */
+  int32_t frozen;                /* 1: KILN_MISS_FROZEN, or kiln_engine_freeze was called */
+  int32_t reserved2;
+  uint64_t verified;             /* hits that were compiled again and compared */
+  uint64_t verify_mismatches;    /* ... and were not what their key compiles to */
 } kiln_cache_statistics;
 #define KILN_CACHE_STATISTICS_INIT                                                               \
   {sizeof(kiln_cache_statistics), 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
-   0, ""}
+   0, "", 0, 0, {0, 0, 0, 0, 0, 0, 0, 0}, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
+/* Any thread, at any time. Errors: INVALID_ARGUMENT, UNSUPPORTED, FORKED. */
 KILN_API kiln_status kiln_cache_stats(const kiln_engine* engine, kiln_cache_statistics* statistics);
 
 #ifdef __cplusplus

@@ -16,6 +16,7 @@ namespace kiln::runtime {
 struct KernelInfo {
   std::string key;         // hex of the cache key
   bool from_disk = false;  // a hit; otherwise compiled by this engine
+  std::string miss_reason; // why it was compiled, in words
   int registers = 0;       // per thread at launch
   int spill_bytes = 0;     // stores and loads together
   int stack_bytes = 0;

@@ -6,29 +6,37 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
+
+#include "jit/error.h"
 
 namespace kiln::runtime {
 
 // Thread-safe. Values are never removed and never move, so references stay valid as long as the
 // map. No lock is held while a value is built. When building throws, every caller that waited for
-// that build gets the exception, and the next call builds again.
+// that build gets an exception of its own that says the same, and the next call builds again.
 template <class Key, class Value>
 class OnceMap {
  public:
   template <class Build>  // Value build()
   const Value& get_or_build(const Key& key, Build&& build) {
-    std::promise<std::shared_ptr<const Value>> promise;
+    std::promise<Outcome> promise;
     const auto [future, is_builder] = join(key, promise);
-    if (is_builder) {
-      try {
-        promise.set_value(std::make_shared<const Value>(std::forward<Build>(build)()));
-      } catch (...) {
-        forget(key);  // before the waiters wake, so that none of them finds the failure again
-        promise.set_exception(std::current_exception());
-      }
+    if (!is_builder) return value_of(future.get());
+    // After a failure the key is forgotten before the waiters wake, so that none finds it again.
+    try {
+      promise.set_value({std::make_shared<const Value>(std::forward<Build>(build)())});
+    } catch (const Error& error) {
+      forget(key);
+      promise.set_value({nullptr, error.status(), error.what()});
+      throw;
+    } catch (...) {
+      forget(key);
+      promise.set_exception(std::current_exception());
+      throw;
     }
-    return *future.get();  // rethrows what the builder threw
+    return value_of(future.get());
   }
 
   // The value if it is built, else null; never waits for a build.
@@ -37,14 +45,24 @@ class OnceMap {
     const auto found = values_.find(key);
     if (found == values_.end()) return nullptr;
     const bool built = found->second.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-    return built ? found->second.get().get() : nullptr;
+    return built ? found->second.get().value.get() : nullptr;
   }
 
  private:
-  using Future = std::shared_future<std::shared_ptr<const Value>>;
+  struct Outcome {
+    std::shared_ptr<const Value> value;  // null: the build failed with an Error
+    Status status = Status::kOk;
+    std::string message{};
+  };
+  using Future = std::shared_future<Outcome>;
 
-  std::pair<Future, bool> join(const Key& key,
-                               std::promise<std::shared_ptr<const Value>>& promise) {
+  // Each waiter throws an Error that it shares with nobody.
+  static const Value& value_of(const Outcome& outcome) {
+    if (outcome.value == nullptr) throw Error(outcome.status, outcome.message);
+    return *outcome.value;
+  }
+
+  std::pair<Future, bool> join(const Key& key, std::promise<Outcome>& promise) {
     const std::lock_guard lock(mutex_);
     const auto [slot, inserted] = values_.try_emplace(key);
     if (inserted) slot->second = promise.get_future().share();

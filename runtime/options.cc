@@ -69,6 +69,14 @@ MissPolicy resolve_miss_policy(std::int32_t field, const Environment& environmen
                                                            : MissPolicy::kBlock;
 }
 
+std::int32_t resolve_background_jobs(const kiln_engine_options& options) {
+  if (options.background_jobs >= 0 && options.background_jobs <= kMaxBackgroundJobs)
+    return options.background_jobs;
+  throw Error(Status::kInvalidArgument,
+              fmt::format("background_jobs must be 0 (none) to {} threads, got {}",
+                          kMaxBackgroundJobs, options.background_jobs));
+}
+
 bool resolve_check_groups(std::int32_t field, const Environment& environment) {
   if (field < KILN_CHECK_DEFAULT || field > KILN_CHECK_ON) {
     throw Error(Status::kInvalidArgument,
@@ -77,6 +85,16 @@ bool resolve_check_groups(std::int32_t field, const Environment& environment) {
   }
   if (field != KILN_CHECK_DEFAULT) return field == KILN_CHECK_ON;
   return is_set("KILN_CHECK_GROUPS", environment.check_groups);
+}
+
+bool resolve_verify(std::int32_t field, const Environment& environment) {
+  if (field < KILN_VERIFY_DEFAULT || field > KILN_VERIFY_ON) {
+    throw Error(Status::kInvalidArgument,
+                fmt::format("verify must be one of KILN_VERIFY_* (0 to {}), got {}",
+                            +KILN_VERIFY_ON, field));
+  }
+  if (field != KILN_VERIFY_DEFAULT) return field == KILN_VERIFY_ON;
+  return is_set("KILN_VERIFY", environment.verify);
 }
 
 std::vector<std::string> split_path(std::string_view text) {
@@ -116,7 +134,7 @@ Environment Environment::read() {
   if (getauxval(AT_SECURE) != 0) return {};
   return {variable("KILN_CACHE_DIR"),    variable("KILN_CACHE_PATH"), variable("KILN_LOG_LEVEL"),
           variable("KILN_NO_COMPILE"),   variable("KILN_NVRTC"),      variable("VIRTUAL_ENV"),
-          variable("KILN_CHECK_GROUPS"), variable("KILN_TUNED")};
+          variable("KILN_CHECK_GROUPS"), variable("KILN_TUNED"),      variable("KILN_VERIFY")};
 }
 
 jit::NvrtcSearch nvrtc_search(const char* explicit_path, const Environment& environment) {
@@ -135,6 +153,8 @@ EngineOptions resolve(const kiln_engine_options& options, const Environment& env
   result.arch = resolve_arch(options);
   result.num_sms = options.num_sms;
   result.miss_policy = resolve_miss_policy(options.miss_policy, environment);
+  result.background_jobs = resolve_background_jobs(options);
+  result.verify = resolve_verify(options.verify, environment);
   result.check_groups = resolve_check_groups(options.check_groups, environment);
   result.log.level = resolve_log_level(options.log_level, environment);
   result.log.callback = options.log_callback;

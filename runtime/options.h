@@ -19,6 +19,7 @@ struct Environment {
   std::optional<std::string> virtual_env;   // VIRTUAL_ENV, the active Python environment
   std::optional<std::string> check_groups;  // KILN_CHECK_GROUPS
   std::optional<std::string> tuned;         // KILN_TUNED
+  std::optional<std::string> verify;        // KILN_VERIFY
 
   // Empty in a process with elevated rights (AT_SECURE), whose environment is the attacker's.
   static Environment read();

@@ -171,6 +171,9 @@ std::string environment_text() {
       {"KILN_NVRTC", "", "the libnvrtc file to use, or its directory (default: search)"},
       {"KILN_TUNED", "",
        "colon-separated files of tuned tiles, which go before the built-in table; off: no tables"},
+      {"KILN_VERIFY", "",
+       "1: compile kernels that are in the cache, too, and compare; for tests, as slow as no "
+       "cache"},
   });
 }
 

@@ -1,14 +1,12 @@
-// kiln cache list|verify|prune
+// kiln cache: the actions on a directory, list, verify and prune, and where the others are found.
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <ctime>
 
 #include "tools/args.h"
+#include "tools/cache_actions.h"
 #include "tools/cache_directory.h"
 #include "tools/commands.h"
 #include "tools/table.h"
@@ -57,67 +55,23 @@ JSON keys: cache_dir, removed_entries, removed_bytes, removed_other, kept_entrie
      kJsonFlag},
 };
 
-constexpr std::string_view kActions[] = {"list", "verify", "prune"};
+struct CacheAction {
+  std::string_view name;  // "cache list"
+  std::string_view summary;
+  int (*main)(Words);
+};
 
-std::string overview() {
-  return fmt::format(
-      "kiln cache: list, verify or prune a cache directory\n\n"
-      "Usage: kiln cache list|verify|prune [FLAGS]\n\n"
-      "  list     {}\n  verify   {}\n  prune    {}\n\n\"kiln cache ACTION --help\" says the "
-      "rest.\n\n"
-      "Whoever can write the cache directory can run code on your GPU and in your process. The "
-      "checksum\n"
-      "detects accidents, not attackers.\n",
-      kListCommand.summary, kVerifyCommand.summary, kPruneCommand.summary);
-}
-
-// The directory must be there: making one in order to list it would hide a typo.
-std::string existing_directory(const Args& args) {
-  const std::string directory = cache_directory(args);
-  if (directory.empty())
-    throw Error(Status::kInvalidArgument, "there is no cache directory: give --cache DIR");
-  struct stat status {};
-  if (::stat(directory.c_str(), &status) != 0) {
-    throw Error(Status::kInvalidArgument,
-                fmt::format("the cache directory {} cannot be read: {}: check --cache",
-                            quote(directory), std::strerror(errno)));
-  }
-  if (!S_ISDIR(status.st_mode)) {
-    throw Error(Status::kInvalidArgument,
-                fmt::format("{} is not a directory: check --cache", quote(directory)));
-  }
-  return directory;
-}
-
-cache::Options options_of(const std::string& directory, bool read_only) {
-  cache::Options options;
-  options.directory = directory;
-  options.read_only = read_only;
-  options.warn = [](const std::string& message) {
-    print_error(fmt::format("kiln cache: {}\n", message));
-  };
-  return options;
-}
-
-// Everything in it, after making sure that it may be read at all.
-std::vector<cache::ListedEntry> read_entries(const std::string& directory) {
-  const cache::DiskCache cache(options_of(directory, true));
-  if (cache.state() != cache::DirectoryState::kReadOnly &&
-      cache.state() != cache::DirectoryState::kUsable) {
-    throw Error(Status::kInternal, fmt::format("the cache directory {} is {}: {}", quote(directory),
-                                               cache::name(cache.state()), cache.state_message()));
-  }
-  return cache.list();
-}
-
-std::string_view state_of(const cache::ListedEntry& entry) {
-  if (entry.untrusted) return "untrusted";
-  if (const auto* defect = std::get_if<cache::Defect>(&entry.content)) return cache::name(*defect);
-  return "good";
-}
-
-std::string compiler_of(const cache::Entry& entry) {
-  return fmt::format("NVRTC {}.{}", entry.compiler_version >> 16, entry.compiler_version & 0xffff);
+std::string overview(const std::vector<CacheAction>& actions) {
+  std::string out =
+      "kiln cache: look after a cache directory, and carry kernels in bundles\n\n"
+      "Usage: kiln cache ACTION [FLAGS]\n\n";
+  for (const CacheAction& action : actions)
+    out +=
+        fmt::format("  {:<8} {}\n", action.name.substr(action.name.find(' ') + 1), action.summary);
+  return out +
+         "\n\"kiln cache ACTION --help\" says the rest.\n\n"
+         "Whoever can write the cache directory, or makes a bundle that you import, can run code "
+         "on your\nGPU and in your process. Checksums detect accidents, not attackers.\n";
 }
 
 nlohmann::ordered_json to_json(const cache::ListedEntry& listed) {
@@ -213,7 +167,7 @@ int prune(Words words) {
   if (!args.has("--all")) args.required_text("--max-bytes");
   const auto max_bytes = args.integer("--max-bytes", 0, std::int64_t{1} << 50, 0);
   const std::string directory = existing_directory(args);
-  cache::DiskCache cache(options_of(directory, false));
+  cache::DiskCache cache(directory_options(directory, false));
   require_usable_cache(cache, directory);
   const auto result = cache.prune(static_cast<std::uint64_t>(max_bytes), args.has("--all"));
   if (args.has("--json")) {
@@ -235,21 +189,32 @@ int prune(Words words) {
 }  // namespace
 
 int cache_command(Words words) {
+  const std::vector<CacheAction> actions = {
+      {kListCommand.name, kListCommand.summary, list},
+      {"cache stats", "count entries by compiler, state and layer", cache_stats},
+      {kVerifyCommand.name, kVerifyCommand.summary, verify},
+      {kPruneCommand.name, kPruneCommand.summary, prune},
+      {"cache export", "put kernels into a bundle, one file for another machine", cache_export},
+      {"cache import", "verify a bundle and add its kernels to the cache", cache_import},
+      {"cache merge", "put several bundles together", cache_merge},
+      {"cache diff", "compare two bundles or cache directories", cache_diff},
+  };
   if (!words.empty() && (words[0] == "--help" || words[0] == "-h")) {
-    print(overview());
+    print(overview(actions));
     return kExitOk;
   }
-  const std::string action = words.empty() ? "" : words[0];
-  if (action == "list") return list(words.subspan(1));
-  if (action == "verify") return verify(words.subspan(1));
-  if (action == "prune") return prune(words.subspan(1));
-  const std::string_view near = nearest(action, kActions);
+  const std::string word = words.empty() ? "" : words[0];
+  std::vector<std::string_view> names;
+  for (const CacheAction& action : actions) {
+    names.push_back(action.name.substr(action.name.find(' ') + 1));
+    if (word == names.back()) return action.main(words.subspan(1));
+  }
+  const std::string_view near = nearest(word, names);
   throw Error(
       Status::kInvalidArgument,
       fmt::format("{}: {}the actions are {}",
-                  action.empty() ? "an action is missing" : "unknown action " + quote(action),
-                  near.empty() ? "" : fmt::format("did you mean {}? ", near),
-                  join(kActions, ", ")));
+                  word.empty() ? "an action is missing" : "unknown action " + quote(word),
+                  near.empty() ? "" : fmt::format("did you mean {}? ", near), join(names, ", ")));
 }
 
 }  // namespace kiln::tools

@@ -160,11 +160,14 @@ CacheState check_cache(const Args& args) {
 using Variables = std::vector<std::pair<const char*, std::optional<std::string>>>;
 Variables environment_variables() {
   const runtime::Environment environment = runtime::Environment::read();
-  return {
-      {"KILN_CACHE_DIR", environment.cache_dir},       {"KILN_CACHE_PATH", environment.cache_path},
-      {"KILN_CHECK_GROUPS", environment.check_groups}, {"KILN_LOG_LEVEL", environment.log_level},
-      {"KILN_NO_COMPILE", environment.no_compile},     {"KILN_NVRTC", environment.nvrtc},
-      {"KILN_TUNED", environment.tuned}};
+  return {{"KILN_CACHE_DIR", environment.cache_dir},
+          {"KILN_CACHE_PATH", environment.cache_path},
+          {"KILN_CHECK_GROUPS", environment.check_groups},
+          {"KILN_LOG_LEVEL", environment.log_level},
+          {"KILN_NO_COMPILE", environment.no_compile},
+          {"KILN_NVRTC", environment.nvrtc},
+          {"KILN_TUNED", environment.tuned},
+          {"KILN_VERIFY", environment.verify}};
 }
 
 nlohmann::ordered_json to_json(const Findings& found) {

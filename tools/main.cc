@@ -30,7 +30,7 @@ constexpr Subcommand kSubcommands[] = {
     {"bench", "compare kernel times with cuBLASLt, references and the roofline", bench_command},
     {"tune", "measure which tiles are fastest, for configs/tuned", tune},
     {"explain", "say which tile a problem gets at some M, and why", explain},
-    {"cache", "list, verify or prune a cache directory", cache_command},
+    {"cache", "look after a cache directory, and carry kernels in bundles", cache_command},
     {"doctor", "say what was found on this machine and what is missing", doctor},
     {"version", "print the version", version},
 };

@@ -40,6 +40,9 @@ JSON keys: arch, num_sms, cache_dir, shard; kernels: a list of {program, key, pr
 spill_bytes, cubin_bytes, compile_ms, error}; bad_problems: [{name, error}]; summary: {kernels,
 hits, compiled, missing, failed, bad_problems, wall_ms}.
 
+With KILN_VERIFY=1 kernels that are in the cache are compiled, too, and compared with it; one that
+differs is replaced, and counts as failed.
+
 Exit codes: 0 all kernels are in the cache; 1 a kernel or problem failed, or the cache cannot be
 used; 2 usage or a bad file; 4 KILN_NO_COMPILE is set and kernels are missing.)",
               {{"--shapes", "FILE", "the problems (configs/shapes/*.json)"}}};
@@ -162,7 +165,7 @@ int warm(Words words) {
   kiln_engine_options engine_options = offline_options(options.target.arch, options.target.num_sms);
   engine_options.cache_dir = options.cache_dir.c_str();
   // The settings of the worker processes: refused here, once, if they are wrong.
-  runtime::resolve(engine_options, runtime::Environment::read());
+  const bool verify = runtime::resolve(engine_options, runtime::Environment::read()).verify;
   engine_options.miss_policy = KILN_MISS_FROZEN;  // this process only looks up
   const EngineHandle engine(engine_options);
   require_usable_cache(engine.engine().disk_cache(), options.cache_dir);
@@ -175,7 +178,7 @@ int warm(Words words) {
     print_error(fmt::format("kiln warm: {}: {}\n", problem.name, problem.error));
   }
   WarmReport report(kernels, options.json);
-  look_up(engine.engine(), kernels, report);
+  if (!verify) look_up(engine.engine(), kernels, report);  // else the workers compare each of them
   compile_missing(options, kernels, report);
   report.finish();
 

@@ -31,6 +31,7 @@ WorkerReply compile(runtime::Engine& engine, std::string_view line) {
   try {
     const jit::GemmSpec spec = decode_request(line);
     const std::uint64_t failed_before = engine.disk_cache().stats().publish_failed;
+    const std::uint64_t mismatches_before = engine.verify_mismatches();
     const runtime::Cubin cubin = engine.cubin_for({spec, engine.arch()});
     // The engine goes on without its cache, but here storing is the whole point.
     if (engine.disk_cache().stats().publish_failed != failed_before) {
@@ -38,6 +39,11 @@ WorkerReply compile(runtime::Engine& engine, std::string_view line) {
           Status::kInternal,
           "compiled, but it could not be stored: is the disk of the cache directory "
           "full, or the directory gone? (KILN_LOG_LEVEL=warning says more)"};
+    }
+    if (engine.verify_mismatches() != mismatches_before) {
+      return WorkerFailure{Status::kInternal,
+                           "the entry in the cache was not what its key compiles to; it was "
+                           "replaced (KILN_LOG_LEVEL=warning says more)"};
     }
     return runtime::describe_entry(cubin.entry, cubin.from_disk);
   } catch (const Error& error) {

@@ -117,7 +117,7 @@ TEST_CASE("a truncated entry is a miss and is replaced", "[cache][disk]") {
   }
 }
 
-TEST_CASE("a damaged entry is a miss and is replaced", "[cache][disk]") {
+TEST_CASE("a damaged entry is a miss and is replaced", "[cache][disk][C1]") {
   const auto flip = [](const std::string& file, std::size_t offset) {
     Bytes bytes = read_bytes(file);
     bytes.at(offset) ^= std::byte{0x10};

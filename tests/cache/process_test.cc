@@ -85,45 +85,6 @@ TEST_CASE("sixteen processes publish and read sixteen keys at once", "[cache][pr
   CHECK(names_in(dir / "cache/v1/tmp").empty());
 }
 
-TEST_CASE("publishers killed at any moment leave every entry whole or absent",
-          "[cache][processes]") {
-  TempDir dir;
-  constexpr int kKills = 300;
-  constexpr int kKeys = 1000;
-  Random random(31);
-  int done = 0;
-  for (int i = 0; i < kKills; ++i) {
-    const std::uint64_t seed = random.next();
-    const pid_t child = start_child([&] {
-      Options options = options_for(dir / "cache");
-      options.fsync = true;
-      DiskCache cache(options);
-      Random keys(seed);
-      for (;;) {
-        const Entry entry = sample_entry(keys.below(kKeys), 30'000);
-        const auto found = cache.lookup(entry.key, entry.toolchain);
-        if (found ? *found != entry : !cache.publish(entry)) return 1;
-      }
-    });
-    std::this_thread::sleep_for(std::chrono::microseconds(500 + random.below(6000)));
-    ::kill(child, SIGKILL);
-    done += wait_for(child) == 1000 + SIGKILL;
-  }
-  CHECK(done == kKills);  // none found a wrong entry or failed to publish
-
-  DiskCache cache(options_for(dir / "cache"));
-  const std::vector<ListedEntry> listed = cache.list();
-  CHECK(listed.size() > 10);
-  for (const ListedEntry& entry : listed) REQUIRE(std::holds_alternative<Entry>(entry.content));
-  const std::vector<std::string> orphans = names_in(dir / "cache/v1/tmp");
-  CHECK_FALSE(orphans.empty());  // else the kills came at the wrong moments and prove little
-  CHECK(cache.prune(~std::uint64_t{0}).removed_other == 0);  // too young to be swept
-  for (const std::string& name : orphans) set_age(dir / ("cache/v1/tmp/" + name), 4000);
-  CHECK(cache.prune(~std::uint64_t{0}).removed_other == orphans.size());
-  CHECK(names_in(dir / "cache/v1/tmp").empty());
-  CHECK(cache.list().size() == listed.size());
-}
-
 TEST_CASE("publishers and readers go on while the directory is removed again and again",
           "[cache][processes]") {
   TempDir dir;

@@ -8,6 +8,7 @@
 
 #include "support.h"
 #include "tests/support/catch.h"
+#include "tests/support/gate.h"
 
 namespace kiln::cache::test {
 namespace {
@@ -46,20 +47,37 @@ int as(uid_t actor, const std::function<int()>& question) {
   return in_child([&] { return become(actor) ? question() : 98; });
 }
 
+// What this program asked so far, and how often the answer was no.
+int cases_asked = 0;
+int cases_refused = 0;
+
+void report_cases(const std::string& of) {
+  kiln::test::report_figures(of + ": " + std::to_string(cases_asked) + " cases as " +
+                             std::to_string(actors().size()) + " users, " +
+                             std::to_string(cases_refused) + " refused");
+  cases_asked = cases_refused = 0;
+}
+
 DirectoryState state_as(uid_t actor, const Options& options) {
-  return static_cast<DirectoryState>(
+  const auto state = static_cast<DirectoryState>(
       as(actor, [&] { return static_cast<int>(DiskCache(options).state()); }));
+  ++cases_asked;
+  cases_refused += state == DirectoryState::kUntrusted;
+  return state;
 }
 
 constexpr int kHit = 1, kMissUntrusted = 2, kMissOther = 3;
 
 int lookup_as(uid_t actor, const Options& options, const Entry& entry) {
-  return as(actor, [&] {
+  const int answer = as(actor, [&] {
     DiskCache cache(options);
     const auto found = cache.lookup(entry.key, entry.toolchain);
     if (found) return *found == entry ? kHit : 97;
     return cache.stats().miss_untrusted == 1 ? kMissUntrusted : kMissOther;
   });
+  ++cases_asked;
+  cases_refused += answer != kHit;
+  return answer;
 }
 
 Options as_layer(const std::string& path) {
@@ -94,6 +112,7 @@ TEST_CASE("a directory is used only when this user owns it and nobody else can w
       }
     }
   }
+  report_cases("owner and mode of the directory");
 }
 
 TEST_CASE("a directory below one that others can write is refused", "[cache][trust]") {
@@ -117,6 +136,7 @@ TEST_CASE("a directory below one that others can write is refused", "[cache][tru
       }
     }
   }
+  report_cases("ancestors");
 }
 
 TEST_CASE("a directory is not created below one that others can write", "[cache][trust]") {
@@ -158,6 +178,7 @@ TEST_CASE("a cache directory that is a symbolic link is refused, as a layer it i
     }
     CHECK(lookup_as(actor, as_layer(here + "/loop"), entry) == kMissOther);
   }
+  report_cases("symbolic links");
 }
 
 TEST_CASE("a symbolic link on the way is followed and its target's ancestors are checked",
@@ -219,6 +240,7 @@ TEST_CASE("a layer is used when this user or root owns it and nobody else can wr
       }
     }
   }
+  report_cases("layers");
 }
 
 TEST_CASE("an entry is loaded only when this user or root owns it and nobody else can write it",
@@ -242,6 +264,39 @@ TEST_CASE("an entry is loaded only when this user or root owns it and nobody els
       }
     }
   }
+  report_cases("entries");
+}
+
+// The root was checked; below it a directory may have been opened to others by hand.
+TEST_CASE("an entry of a stranger is not loaded from a shard that others can write",
+          "[cache][trust]") {
+  if (!is_root()) KILN_SKIP("only root can make another user's entry");
+  TempDir dir;
+  const Entry entry = sample_entry(1);
+  int number = 0;
+  for (const uid_t actor : actors()) {
+    for (const uid_t owner : owners(actor)) {
+      for (const mode_t mode : {0755, 0775, 0777, 01777}) {
+        for (const bool version_too : {false, true}) {
+          const std::string path = dir / ("root" + std::to_string(number++));
+          fill_as(actor, path, entry);
+          REQUIRE(::chmod(path.c_str(), 0755) == 0);
+          const std::string shard = path + "/v1/" + to_hex(entry.key).substr(0, 2);
+          REQUIRE(::chmod(shard.c_str(), mode) == 0);
+          if (version_too) REQUIRE(::chmod((path + "/v1").c_str(), mode) == 0);
+          const std::string file = entry_file(path, entry.key);
+          REQUIRE(::unlink(file.c_str()) == 0);  // replaced, as whoever may write the shard can
+          write_bytes(file, encode(entry));
+          REQUIRE(::chmod(file.c_str(), 0644) == 0);
+          give(file, owner);
+          CAPTURE(actor, owner, mode, version_too);
+          CHECK(lookup_as(actor, options_for(path), entry) ==
+                (owner == actor || owner == 0 ? kHit : kMissUntrusted));
+        }
+      }
+    }
+  }
+  report_cases("entries of strangers in open shards");
 }
 
 TEST_CASE("a directory without write permission is read only and says so", "[cache][trust]") {

@@ -102,7 +102,7 @@ class Doctor(CliCase):
             {
                 "KILN_CACHE_DIR": "", "KILN_CACHE_PATH": None, "KILN_CHECK_GROUPS": None,
                 "KILN_LOG_LEVEL": "error", "KILN_NO_COMPILE": None, "KILN_NVRTC": FAKE_NVRTC,
-                "KILN_TUNED": None
+                "KILN_TUNED": None, "KILN_VERIFY": None
             }, document["environment"])
         self.assertEqual("disabled", document["cache"]["state"])
 

@@ -7,6 +7,8 @@
 //   FAKE_NVRTC_HANG=TEXT    ... never finishes (a file FAKE_NVRTC_LOG + ".hanging" says that it
 //   began) FAKE_NVRTC_FAIL=TEXT    ... is refused, with a log FAKE_NVRTC_EXIT=TEXT    ... ends the
 //   process with exit code 7 FAKE_NVRTC_VERSION=X.Y  the version it claims to be (default 13.0)
+//   FAKE_NVRTC_OTHER=TEXT   ... becomes an image with other bytes, though nothing of its key
+//   changed
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -106,6 +108,7 @@ int nvrtcCompileProgram(Program* program, int, const char* const*) {
                                     param_bytes(program->text),
                                     number_after(program->text, "__launch_bounds__(")};
   program->image = kiln::test::write_fake_cubin(cubin) + '\0';
+  if (asked("FAKE_NVRTC_OTHER", program->name)) program->image += '\0';
   program->log =
       "ptxas info    : Used 168 registers, 64 bytes smem, 0 bytes stack frame, 0 bytes spill "
       "stores, 0 bytes "

@@ -6,6 +6,7 @@
 
 #include "jit/error.h"
 #include "tests/support/catch.h"
+#include "tests/support/gate.h"
 #include "tools/args.h"
 #include "tools/kernel_list.h"
 #include "tools/shapes.h"
@@ -139,7 +140,7 @@ TEST_CASE(
                                            "0.5"};
   std::mt19937_64 random(20260101);
   int refused = 0;
-  constexpr int kRounds = 30'000;
+  constexpr int kRounds = kiln::test::by_build(30'000, 4000);
   for (int round = 0; round < kRounds; ++round) {
     std::string text = kValid;
     for (std::uint64_t edits = 1 + random() % 4; edits > 0; --edits) {

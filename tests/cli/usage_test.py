@@ -10,11 +10,12 @@ import harness
 
 COMMANDS = [
     "warm", "run", "bench", "tune", "tune merge", "explain", "cache list", "cache verify",
-    "cache prune", "doctor", "version"
+    "cache prune", "cache stats", "cache export", "cache import", "cache merge", "cache diff",
+    "doctor", "version"
 ]
 VARIABLES = [
     "KILN_CACHE_DIR", "KILN_CACHE_PATH", "KILN_CHECK_GROUPS", "KILN_LOG_LEVEL", "KILN_NO_COMPILE",
-    "KILN_NVRTC", "KILN_TUNED"
+    "KILN_NVRTC", "KILN_TUNED", "KILN_VERIFY"
 ]
 PROBLEM = ("--m", "128", "--n", "512", "--k", "512")
 
@@ -51,7 +52,7 @@ class Help(CliCase):
 
     def test_the_overview_of_cache_lists_its_actions(self):
         text = self.kiln("cache", "--help", expect=OK).out
-        for action in ("list", "verify", "prune"):
+        for action in ("list", "stats", "verify", "prune", "export", "import", "merge", "diff"):
             self.assertRegex(text, rf"(?m)^  {action} +\w")
 
     def test_help_wins_over_missing_flags(self):
@@ -84,7 +85,7 @@ class BadCommandLines(CliCase):
     def test_an_unknown_command_is_named_with_the_nearest(self):
         self.refuse(["wram"], '"wram"', "did you mean warm?")
         self.refuse(["cache", "prun"], '"prun"', "did you mean prune?")
-        self.refuse(["cache"], "an action is missing", "list, verify, prune")
+        self.refuse(["cache"], "an action is missing", "list, stats, verify, prune, export")
         self.refuse(["\x1b[31m"], r"\x1b[31m")
 
     def test_an_unknown_flag_is_named_with_the_nearest(self):

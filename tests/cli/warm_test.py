@@ -64,6 +64,9 @@ class WithTheRealCompiler(WarmCase):
             (count, 0, 0),
             self.counts(self.warm_json(shapes, env={"KILN_NVRTC": "/nonexistent"}, expect=OK)))
         self.kiln("cache", "verify", "--cache", self.cache, expect=OK)
+        # Compiled again in other processes, byte for byte the same.
+        self.assertEqual((count, 0, 0),
+                         self.counts(self.warm_json(shapes, env={"KILN_VERIFY": "1"}, expect=OK)))
 
     @staticmethod
     def counts(document):
@@ -245,7 +248,8 @@ class WhatGoesWrong(WarmCase):
         hanging = self.dir / "compiles.hanging"
         process = self.start("warm", "--shapes", shapes, *TARGET, "--cache", self.cache, "--jobs",
                              2, "--json", env=self.fake(FAKE_NVRTC_HANG=programs[1]))
-        pid = self.wait_for(lambda: int(hanging.read_text().split()[0]) if hanging.exists() else 0)
+        line = self.wait_for(lambda: hanging.exists() and hanging.read_text())
+        pid = int(line.split()[0])
         os.kill(pid, signal.SIGKILL)
         out, err = process.communicate(timeout=300)
         self.assertEqual(FAILURE, process.returncode, err)
@@ -261,7 +265,9 @@ class WhatGoesWrong(WarmCase):
         hanging = self.dir / "compiles.hanging"
         process = self.start("warm", "--shapes", self.shapes(*SMALL), *TARGET, "--cache",
                              self.cache, "--jobs", 1, env=self.fake(FAKE_NVRTC_HANG="kiln_dense"))
-        pid = self.wait_for(lambda: int(hanging.read_text().split()[0]) if hanging.exists() else 0)
+        # The file is there a moment before its line is.
+        line = self.wait_for(lambda: hanging.exists() and hanging.read_text())
+        pid = int(line.split()[0])
         process.kill()
         process.communicate(timeout=60)
         self.wait_for(lambda: not self.is_alive(pid))
@@ -324,6 +330,27 @@ class WhatGoesWrong(WarmCase):
         self.assertEqual([], self.compiled_programs())
         self.warm(shapes, env=self.fake(), expect=OK)
         self.warm(shapes, env=self.fake(KILN_NO_COMPILE="1"), expect=OK)
+
+
+class Verifying(WarmCase):
+
+    def test_every_kernel_is_compiled_again_and_those_that_differ_are_named_and_replaced(self):
+        shapes = self.shapes(*SMALL)
+        first = self.warm_json(shapes, env=self.fake(), expect=OK)
+        count = first["summary"]["kernels"]
+        self.compile_log.unlink()
+        again = self.warm_json(shapes, env=self.fake(KILN_VERIFY="1"), expect=OK)
+        self.assertEqual(count, again["summary"]["hits"])
+        self.assertEqual(count, len(self.compiled_programs()))
+        other = self.fake(KILN_VERIFY="1", FAKE_NVRTC_OTHER=self.compiled_programs()[0])
+        result = self.warm(shapes, "--json", env=other, expect=FAILURE)
+        self.assertEqual(count - 1, result.json["summary"]["hits"])
+        differs, = (kernel for kernel in result.json["kernels"] if kernel["result"] == "failed")
+        self.assertIn("not what its key compiles to", differs["error"])
+        keys = [kernel["key"] for kernel in first["kernels"]]
+        self.assertEqual(1, sum(key in result.err for key in keys), result.err)
+        # What that compiler made is stored now, and it agrees with itself.
+        self.assertEqual(count, self.warm_json(shapes, env=other, expect=OK)["summary"]["hits"])
 
 
 class TheCacheDirectory(WarmCase):

@@ -9,6 +9,7 @@
 #include "jit/tile.h"
 #include "templates/schedule.cuh"
 #include "tests/support/catch.h"
+#include "tests/support/gate.h"
 
 using namespace kiln;
 using namespace kiln::device;
@@ -251,7 +252,7 @@ TEST_CASE("thousands of random group shapes are visited exactly once at every al
           "[schedule]") {
   std::mt19937 random(11);
   const auto tiles = menu(problem_of(jit::Layout::kGroupedContiguous, 2112));
-  for (int round = 0; round < 4000; ++round) {
+  for (int round = 0; round < kiln::test::by_build(4000, 1000); ++round) {
     const Sizes sizes = random_sizes(random, random_groups(random));
     const u32 alignment = 1u << random() % 9, n = 8 * (1 + random() % 150);
     TileShape shape = tiles[random() % tiles.size()];
@@ -330,7 +331,7 @@ TEST_CASE("every group of K has every tile of its D exactly once, with every til
           "[schedule]") {
   std::mt19937 random(14);
   const auto tiles = menu(problem_of(jit::Layout::kGroupedK, 7168));
-  for (int round = 0; round < 2000; ++round) {
+  for (int round = 0; round < kiln::test::by_build(2000, 200); ++round) {
     const TileShape& shape = tiles[static_cast<std::size_t>(round) % tiles.size()];
     const TileSize size = shape.of_cluster();
     const u32 groups = 1 + random() % (round % 10 == 0 ? 512 : 16), m = 1 + random() % 2500,

@@ -196,6 +196,8 @@ TEST_CASE("each wrong engine option is refused by name and value", "[runtime]") 
   refused(KILN_ERROR_INVALID_ARGUMENT, "log_level must be", [](Options& o) { o.log_level = 6; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "check_groups must be one of KILN_CHECK_* (0 to 2), got 3",
           [](Options& o) { o.check_groups = 3; });
+  refused(KILN_ERROR_INVALID_ARGUMENT, "verify must be one of KILN_VERIFY_* (0 to 2), got -1",
+          [](Options& o) { o.verify = -1; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "device must be an ordinal",
           [](Options& o) { o.device = -3; });
   refused(KILN_ERROR_INVALID_ARGUMENT, "num_sms must be 0 (all) or at most the 132 SMs",
@@ -252,6 +254,24 @@ TEST_CASE("the environment is the default of each option and never overrides one
     environment.no_compile = "yes";
     CHECK(create(machine, options, environment) == KILN_ERROR_INVALID_ARGUMENT);
     CHECK(error_mentions("KILN_NO_COMPILE must be 1 or 0, got \"yes\""));
+  }
+  SECTION("KILN_VERIFY turns verifying on, unless the option says otherwise") {
+    environment.verify = "1";
+    const auto verified = [&] {
+      REQUIRE(create(machine, options, environment, &engine) == KILN_OK);
+      REQUIRE(kiln_plan_prepare(make_plan(engine).get(), 1, 1) == KILN_OK);
+      REQUIRE(stats_of(engine).hits == 1);
+      return stats_of(engine).verified;
+    };
+    CHECK(verified() == 1);
+    options.verify = KILN_VERIFY_OFF;
+    CHECK(verified() == 0);
+    options.verify = KILN_VERIFY_DEFAULT;
+    environment.verify = "";
+    CHECK(verified() == 0);
+    environment.verify = "2";
+    CHECK(create(machine, options, environment) == KILN_ERROR_INVALID_ARGUMENT);
+    CHECK(error_mentions("KILN_VERIFY must be 1 or 0, got \"2\""));
   }
   SECTION("KILN_CHECK_GROUPS turns the check on, unless the option says otherwise") {
     const auto checks = [&] {

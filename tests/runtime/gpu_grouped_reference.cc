@@ -119,6 +119,26 @@ void GroupedGemm::zero_tail(const Part& part, bool of_a) {
       (of_a ? a_at(part, row, k) : b_at(part, row, k)) = 0;
 }
 
+void GroupedGemm::spoil_a(std::size_t number, std::int64_t row, std::int64_t k, std::uint8_t code) {
+  const Part& part = parts_.at(number);
+  a_at(part, part.first_row + row, part.k_begin + k) = code;
+}
+
+void GroupedGemm::spoil_b(std::size_t number, std::int64_t col, std::int64_t k, std::uint8_t code) {
+  const Part& part = parts_.at(number);
+  b_at(part, col, part.k_begin + k) = code;
+}
+
+void GroupedGemm::spoil_sfa(std::size_t number, std::int64_t row, std::int64_t block, float scale) {
+  const Part& part = parts_.at(number);
+  sfa_at(part, part.first_row + row, part.k_begin / 128 + block) = scale;
+}
+
+void GroupedGemm::spoil_sfb(std::size_t number, std::int64_t col, std::int64_t block, float scale) {
+  const Part& part = parts_.at(number);
+  sfb_at(part, col, part.k_begin / 128 + block) = scale;
+}
+
 // ---- results ----
 
 void GroupedGemm::download() {
@@ -195,8 +215,9 @@ std::string GroupedGemm::defect(int times) {
         // BF16 rounds once more to 8 bits.
         const double bound = (std::fabs(c) + magnitudes[i]) * std::ldexp(1.0, -10) +
                              (is_bf16() ? std::fabs(x) * std::ldexp(1.0, -8) : 0);
-        const bool good = exact_ ? y == (is_bf16() ? bf16_to_float(float_to_bf16(once)) : once)
-                                 : std::fabs(x - y) <= bound;
+        const bool good = std::isnan(x) ? std::isnan(y)
+                          : exact_ ? y == (is_bf16() ? bf16_to_float(float_to_bf16(once)) : once)
+                                   : std::fabs(x - y) <= bound;
         xx += x * x;
         yy += y * y;
         xy += x * y;

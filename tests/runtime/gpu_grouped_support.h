@@ -46,6 +46,12 @@ class GroupedGemm {
   void fill_exact();
   // Any finite FP8 values of moderate size, any positive scales.
   void fill_random();
+  // Other codes or scales in a group's row of A, or column of B; after fill_exact() and before
+  // upload(). Groups count from 0, those without rows left out; k and block from the group's first.
+  void spoil_a(std::size_t number, std::int64_t row, std::int64_t k, std::uint8_t code);
+  void spoil_b(std::size_t number, std::int64_t col, std::int64_t k, std::uint8_t code);
+  void spoil_sfa(std::size_t number, std::int64_t row, std::int64_t block, float scale);
+  void spoil_sfb(std::size_t number, std::int64_t col, std::int64_t block, float scale);
   void upload();
   void reset_output();  // D as it is before the launch
 

@@ -222,7 +222,8 @@ std::int64_t GemmData::mismatches() const {
     for (std::int64_t col = 0; col < test_.problem.n; ++col) {
       const auto expected = static_cast<float>(reference(row, col));
       const float rounded = is_bf16() ? bf16_to_float(float_to_bf16(expected)) : expected;
-      count += !(static_cast<float>(result(row, col)) == rounded);
+      const auto got = static_cast<float>(result(row, col));
+      count += std::isnan(expected) ? !std::isnan(got) : !(got == rounded);
     }
   }
   return count;

@@ -211,7 +211,8 @@ TEST_CASE("on a miss the engine does what its policy says", "[runtime]") {
   }
 }
 
-TEST_CASE("a miss on a capturing stream is NOT_READY after the capture query alone", "[runtime]") {
+TEST_CASE("a miss on a capturing stream is NOT_READY after the capture query alone",
+          "[runtime][capture]") {
   for (const int policy : {KILN_MISS_BLOCK, KILN_MISS_NOT_READY, KILN_MISS_FROZEN}) {
     LaunchFixture f(policy);
     f.cuda.capturing = kStream;
@@ -226,7 +227,7 @@ TEST_CASE("a miss on a capturing stream is NOT_READY after the capture query alo
 }
 
 TEST_CASE("a prepared kernel is launched into a capture without asking or disturbing it",
-          "[runtime]") {
+          "[runtime][capture]") {
   LaunchFixture f;
   REQUIRE(kiln_plan_prepare(f.plan.get(), 0, INT64_MAX) == KILN_OK);
   f.cuda.capturing = kStream;
@@ -235,7 +236,7 @@ TEST_CASE("a prepared kernel is launched into a capture without asking or distur
   CHECK_FALSE(f.cuda.capture_invalidated);
 }
 
-TEST_CASE("preparing while the driver shows a capture is CAPTURING", "[runtime]") {
+TEST_CASE("preparing while the driver shows a capture is CAPTURING", "[runtime][capture]") {
   LaunchFixture f;
   f.cuda.capturing = CU_STREAM_PER_THREAD;
   CHECK(kiln_plan_prepare(f.plan.get(), 0, 1) == KILN_ERROR_CAPTURING);
@@ -246,7 +247,8 @@ TEST_CASE("preparing while the driver shows a capture is CAPTURING", "[runtime]"
   CHECK_FALSE(f.cuda.capture_invalidated);
 }
 
-TEST_CASE("loading while another stream is captured leaves that capture valid", "[runtime]") {
+TEST_CASE("loading while another stream is captured leaves that capture valid",
+          "[runtime][capture]") {
   LaunchFixture f;
   f.cuda.capturing = reinterpret_cast<CUstream>(std::uintptr_t{0x999000});
   CHECK(f.launch(good_operands()) == KILN_OK);

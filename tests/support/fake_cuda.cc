@@ -3,39 +3,34 @@
 #include "tests/support/fake_cuda.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "templates/params.cuh"
 #include "tests/support/fake_cubin.h"
+#include "tests/support/fake_cuda_state.h"
 
 using kiln::test::FakeCubin;
 using kiln::test::FakeCuda;
 using kiln::test::FakeDevice;
 using kiln::test::FakeLaunch;
 using kiln::test::FakeTensorMap;
+using kiln::test::FakeThread;
+using kiln::test::driver::context_stack;
+using kiln::test::driver::current;
+using kiln::test::driver::state;
+using kiln::test::driver::thread;
 
-namespace {
+namespace kiln::test::driver {
 
 FakeCuda state;
-std::array<char, 16> contexts;  // their addresses are the handles: primary ones, then others
+thread_local FakeThread thread;
 thread_local std::vector<CUcontext> context_stack;
-thread_local CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
-
-CUcontext context_handle(int index) {
-  return reinterpret_cast<CUcontext>(&contexts[static_cast<std::size_t>(index)]);
-}
-CUcontext current() { return context_stack.empty() ? nullptr : context_stack.back(); }
-
-struct Library {
-  FakeCubin cubin;
-  CUcontext context = nullptr;
-};
 
 std::atomic<int>& counter_of(const char* name) {
   for (FakeCuda::Counter& counter : state.counters) {
@@ -46,31 +41,79 @@ std::atomic<int>& counter_of(const char* name) {
   std::abort();  // more kinds of calls than counters
 }
 
-// Counts a call under its original name; the slot is looked up once per call site.
-#define COUNT(name)                                         \
-  static std::atomic<int>& calls_so_far = counter_of(name); \
-  calls_so_far.fetch_add(1, std::memory_order_relaxed)
+CUresult injected_fault(const char* call) {
+  const std::uint32_t rate = state.faults_per_million.load(std::memory_order_relaxed);
+  if (rate == 0 || thread.is_spared) return CUDA_SUCCESS;
+  thread.random = thread.random * 6364136223846793005u + 1442695040888963407u;
+  const auto draw = static_cast<std::uint32_t>(thread.random >> 33);
+  if (draw % 1'000'000 >= rate) return CUDA_SUCCESS;
+  ++thread.faults;
+  thread.last_fault = call;
+  return draw & 0x100'0000 ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_UNKNOWN;
+}
+
+}  // namespace kiln::test::driver
+
+namespace {
+
+std::array<char, 16> contexts;  // their addresses are the handles: primary ones, then others
+
+CUcontext context_handle(int index) {
+  return reinterpret_cast<CUcontext>(&contexts[static_cast<std::size_t>(index)]);
+}
+
+struct Library {
+  FakeCubin cubin;
+  CUcontext context = nullptr;
+};
 
 bool forbidden_by_capture() {
-  if (state.capturing == nullptr || capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return false;
+  if (state.capturing == nullptr || thread.capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED)
+    return false;
   state.capture_invalidated = true;
   return true;
 }
 
-// What is left of a capture: what its events are at each replay.
-struct Graph {
-  std::vector<std::pair<std::uint64_t*, std::uint64_t>> events;
-};
-Graph captured;
-
-// With FAKE_CUDA_RESULTS=right in the environment the checking kernel says that what it looked at is
-// right. Without, it does nothing, like all kernels here.
+// With FAKE_CUDA_RESULTS=right in the environment the checking kernel says that what it looked at
+// is right. Without, it does nothing, like all kernels here.
 void check_if_asked(const Library& library, const void* params) {
   const char* results = std::getenv("FAKE_CUDA_RESULTS");
   if (results == nullptr || std::string(results) != "right") return;
   if (library.cubin.entry.find("check_reference") == std::string::npos) return;
   double* const sums = static_cast<const kiln::device::ReferenceParams*>(params)->sums;
   for (int i = 0; i < 3; ++i) sums[i] += 1;
+}
+
+void describe_launch(const CUlaunchConfig& config, const Library& library, const void* params,
+                     FakeLaunch* launch) {
+  launch->grid_x = config.gridDimX;
+  launch->grid_y = config.gridDimY;
+  launch->grid_z = config.gridDimZ;
+  launch->threads = config.blockDimX * config.blockDimY * config.blockDimZ;
+  launch->smem_bytes = config.sharedMemBytes;
+  launch->cluster_x = 0;
+  launch->programmatic = false;
+  launch->stream = config.hStream;
+  for (unsigned i = 0; i < config.numAttrs; ++i) {
+    const CUlaunchAttribute& attribute = config.attrs[i];
+    if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
+      launch->cluster_x = attribute.value.clusterDim.x;
+    if (attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+      launch->programmatic = attribute.value.programmaticStreamSerializationAllowed != 0;
+    }
+  }
+  const std::size_t name_bytes = std::min(sizeof(launch->kernel) - 1, library.cubin.entry.size());
+  std::memcpy(launch->kernel, library.cubin.entry.data(), name_bytes);
+  launch->kernel[name_bytes] = '\0';
+  launch->param_bytes = static_cast<unsigned>(library.cubin.param_bytes);
+  std::memcpy(launch->params.data(), params,
+              std::min<std::size_t>(launch->param_bytes, launch->params.size()));
+  launch->context = library.context;
+}
+
+// Without the parameters that there are not.
+void copy_launch(const FakeLaunch& from, FakeLaunch* to) {
+  std::memcpy(static_cast<void*>(to), &from, offsetof(FakeLaunch, params) + from.param_bytes);
 }
 
 const FakeDevice* device_at(CUdevice device) {
@@ -86,6 +129,8 @@ extern "C" {
 FakeCuda* kiln_fake_cuda_state() { return &state; }
 CUcontext kiln_fake_cuda_context(int index) { return context_handle(index); }
 CUcontext kiln_fake_cuda_current() { return current(); }
+std::size_t kiln_fake_cuda_depth() { return context_stack.size(); }
+FakeThread* kiln_fake_cuda_thread() { return &thread; }
 void kiln_fake_cuda_set_current(CUcontext context) {
   context_stack.clear();
   if (context != nullptr) context_stack.push_back(context);
@@ -111,13 +156,26 @@ CUresult cuDriverGetVersion(int* version) {
 CUresult cuGetErrorName(CUresult error, const char** name) {
   COUNT("cuGetErrorName");
   switch (error) {
-    case CUDA_ERROR_INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; return CUDA_SUCCESS;
-    case CUDA_ERROR_OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; return CUDA_SUCCESS;
-    case CUDA_ERROR_ILLEGAL_ADDRESS: *name = "CUDA_ERROR_ILLEGAL_ADDRESS"; return CUDA_SUCCESS;
-    case CUDA_ERROR_INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; return CUDA_SUCCESS;
-    case CUDA_ERROR_INVALID_CONTEXT: *name = "CUDA_ERROR_INVALID_CONTEXT"; return CUDA_SUCCESS;
-    case CUDA_ERROR_NO_DEVICE: *name = "CUDA_ERROR_NO_DEVICE"; return CUDA_SUCCESS;
-    default: return CUDA_ERROR_INVALID_VALUE;
+    case CUDA_ERROR_INVALID_IMAGE:
+      *name = "CUDA_ERROR_INVALID_IMAGE";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_OUT_OF_MEMORY:
+      *name = "CUDA_ERROR_OUT_OF_MEMORY";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+      *name = "CUDA_ERROR_ILLEGAL_ADDRESS";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_INVALID_VALUE:
+      *name = "CUDA_ERROR_INVALID_VALUE";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_INVALID_CONTEXT:
+      *name = "CUDA_ERROR_INVALID_CONTEXT";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_NO_DEVICE:
+      *name = "CUDA_ERROR_NO_DEVICE";
+      return CUDA_SUCCESS;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
 }
 
@@ -128,7 +186,7 @@ CUresult cuGetErrorString(CUresult, const char** text) {
 }
 
 CUresult cuDeviceGetCount(int* count) {
-  COUNT("cuDeviceGetCount");
+  COUNT_OR_FAIL("cuDeviceGetCount");
   *count = state.device_count;
   return CUDA_SUCCESS;
 }
@@ -146,14 +204,24 @@ CUresult cuDeviceGetName(char* name, int length, CUdevice device) {
 }
 
 CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUdevice device) {
-  COUNT("cuDeviceGetAttribute");
+  COUNT_OR_FAIL("cuDeviceGetAttribute");
   const FakeDevice* const info = device_at(device);
   switch (which) {
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = info->major; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = info->minor; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = info->num_sms; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = 232448; break;
-    default: *value = 1; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+      *value = info->major;
+      break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+      *value = info->minor;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+      *value = info->num_sms;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
+      *value = 232448;
+      break;
+    default:
+      *value = 1;
+      break;
   }
   return CUDA_SUCCESS;
 }
@@ -165,7 +233,7 @@ CUresult cuDeviceTotalMem(std::size_t* bytes, CUdevice) {
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
-  COUNT("cuDevicePrimaryCtxRetain");
+  COUNT_OR_FAIL("cuDevicePrimaryCtxRetain");
   *context = context_handle(device);
   ++state.retained_contexts;
   return CUDA_SUCCESS;
@@ -190,7 +258,7 @@ CUresult cuCtxGetDevice(CUdevice* device) {
 }
 
 CUresult cuCtxPushCurrent(CUcontext context) {
-  COUNT("cuCtxPushCurrent");
+  COUNT_OR_FAIL("cuCtxPushCurrent");
   if (state.push_result == CUDA_SUCCESS) context_stack.push_back(context);
   return state.push_result;
 }
@@ -205,12 +273,12 @@ CUresult cuCtxPopCurrent(CUcontext* context) {
 
 CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
   COUNT("cuThreadExchangeStreamCaptureMode");
-  std::swap(*mode, capture_mode);
+  std::swap(*mode, thread.capture_mode);
   return CUDA_SUCCESS;
 }
 
 CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
-  COUNT("cuStreamIsCapturing");
+  COUNT_OR_FAIL("cuStreamIsCapturing");
   const bool legacy = stream == nullptr || stream == CU_STREAM_LEGACY;
   if (legacy && current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   if (legacy && state.capturing != nullptr && state.capture_is_blocking)
@@ -222,7 +290,7 @@ CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
 
 CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option*, void**, unsigned,
                            CUlibraryOption*, void**, unsigned) {
-  COUNT("cuLibraryLoadData");
+  COUNT_OR_FAIL("cuLibraryLoadData");
   if (forbidden_by_capture()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (state.load_result != CUDA_SUCCESS) return state.load_result;
   if (state.failing_loads.fetch_sub(1) > 0) return CUDA_ERROR_INVALID_IMAGE;
@@ -244,21 +312,21 @@ CUresult cuLibraryUnload(CUlibrary library) {
 }
 
 CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary library, const char* name) {
-  COUNT("cuLibraryGetKernel");
+  COUNT_OR_FAIL("cuLibraryGetKernel");
   *kernel = reinterpret_cast<CUkernel>(library);
   return reinterpret_cast<Library*>(library)->cubin.entry == name ? CUDA_SUCCESS
                                                                   : CUDA_ERROR_NOT_FOUND;
 }
 
 CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) {
-  COUNT("cuKernelGetFunction");
+  COUNT_OR_FAIL("cuKernelGetFunction");
   *function = reinterpret_cast<CUfunction>(kernel);
   return current() != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
 CUresult cuKernelGetParamInfo(CUkernel kernel, std::size_t index, std::size_t* offset,
                               std::size_t* bytes) {
-  COUNT("cuKernelGetParamInfo");
+  COUNT_OR_FAIL("cuKernelGetParamInfo");
   if (index > 0) return CUDA_ERROR_INVALID_VALUE;
   *offset = 0;
   *bytes = static_cast<std::size_t>(reinterpret_cast<Library*>(kernel)->cubin.param_bytes);
@@ -266,24 +334,31 @@ CUresult cuKernelGetParamInfo(CUkernel kernel, std::size_t index, std::size_t* o
 }
 
 CUresult cuFuncLoad(CUfunction) {
-  COUNT("cuFuncLoad");
+  COUNT_OR_FAIL("cuFuncLoad");
   return CUDA_SUCCESS;
 }
 
 CUresult cuFuncGetAttribute(int* value, CUfunction_attribute which, CUfunction function) {
-  COUNT("cuFuncGetAttribute");
+  COUNT_OR_FAIL("cuFuncGetAttribute");
   const FakeCubin& cubin = reinterpret_cast<Library*>(function)->cubin;
   switch (which) {
-    case CU_FUNC_ATTRIBUTE_NUM_REGS: *value = cubin.registers + state.extra_registers; break;
-    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES: *value = cubin.static_smem_bytes; break;
-    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = cubin.threads; break;
-    default: return CUDA_ERROR_INVALID_VALUE;
+    case CU_FUNC_ATTRIBUTE_NUM_REGS:
+      *value = cubin.registers + state.extra_registers;
+      break;
+    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
+      *value = cubin.static_smem_bytes;
+      break;
+    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
+      *value = cubin.threads;
+      break;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
   return CUDA_SUCCESS;
 }
 
 CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) {
-  COUNT("cuFuncSetAttribute");
+  COUNT_OR_FAIL("cuFuncSetAttribute");
   return CUDA_SUCCESS;
 }
 
@@ -292,7 +367,7 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
                                 const cuuint32_t* box, const cuuint32_t*, CUtensorMapInterleave,
                                 CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion,
                                 CUtensorMapFloatOOBfill fill) {
-  COUNT("cuTensorMapEncodeTiled");
+  COUNT_OR_FAIL("cuTensorMapEncodeTiled");
   if (state.encode_result != CUDA_SUCCESS) return state.encode_result;
   FakeTensorMap record{};
   static_assert(sizeof(record) <= sizeof(CUtensorMap));
@@ -312,195 +387,20 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
 
 CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** params,
                           void**) {
-  COUNT("cuLaunchKernelEx");
+  COUNT_OR_FAIL("cuLaunchKernelEx");
   const auto* const library = reinterpret_cast<const Library*>(function);
   if (current() != library->context) return CUDA_ERROR_INVALID_CONTEXT;
   if (state.launch_result != CUDA_SUCCESS) return state.launch_result;
   check_if_asked(*library, params[0]);
+  FakeLaunch& own = thread.last_launch;
+  describe_launch(*config, *library, params[0], &own);
+  ++thread.launches;
   const std::uint64_t index = state.launches.fetch_add(1, std::memory_order_relaxed);
   static std::atomic_flag recording;
   if (recording.test_and_set(std::memory_order_acquire)) return CUDA_SUCCESS;  // one will do
-  FakeLaunch& launch = state.last_launch;
-  launch.grid_x = config->gridDimX;
-  launch.grid_y = config->gridDimY;
-  launch.grid_z = config->gridDimZ;
-  launch.threads = config->blockDimX * config->blockDimY * config->blockDimZ;
-  launch.smem_bytes = config->sharedMemBytes;
-  launch.cluster_x = 0;
-  launch.programmatic = false;
-  launch.stream = config->hStream;
-  for (unsigned i = 0; i < config->numAttrs; ++i) {
-    const CUlaunchAttribute& attribute = config->attrs[i];
-    if (attribute.id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION)
-      launch.cluster_x = attribute.value.clusterDim.x;
-    if (attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
-      launch.programmatic = attribute.value.programmaticStreamSerializationAllowed != 0;
-    }
-  }
-  const std::size_t name_bytes = std::min(sizeof(launch.kernel) - 1, library->cubin.entry.size());
-  std::memcpy(launch.kernel, library->cubin.entry.data(), name_bytes);
-  launch.kernel[name_bytes] = '\0';
-  launch.param_bytes = static_cast<unsigned>(library->cubin.param_bytes);
-  std::memcpy(launch.params.data(), params[0],
-              std::min<std::size_t>(launch.param_bytes, launch.params.size()));
-  state.history[index % state.history.size()] = launch;
+  copy_launch(own, &state.last_launch);
+  copy_launch(own, &state.history[index % state.history.size()]);
   recording.clear(std::memory_order_release);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuMemAlloc(CUdeviceptr* address, std::size_t bytes) {
-  COUNT("cuMemAlloc");
-  if (current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  void* const memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  *address = reinterpret_cast<CUdeviceptr>(memory);
-  return memory != nullptr ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
-}
-
-CUresult cuMemFree(CUdeviceptr address) {
-  COUNT("cuMemFree");
-  std::free(reinterpret_cast<void*>(address));
-  return CUDA_SUCCESS;
-}
-
-CUresult cuMemcpyHtoD(CUdeviceptr to, const void* from, std::size_t bytes) {
-  COUNT("cuMemcpyHtoD");
-  std::memcpy(reinterpret_cast<void*>(to), from, bytes);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuMemcpyDtoH(void* to, CUdeviceptr from, std::size_t bytes) {
-  COUNT("cuMemcpyDtoH");
-  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, std::size_t bytes, CUstream stream) {
-  COUNT("cuMemcpyDtoHAsync");
-  if (state.capturing != nullptr && stream == state.capturing) {
-    state.capture_invalidated = true;  // a copy to pageable memory cannot be captured
-    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  }
-  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, CUstream) {
-  COUNT("cuMemcpyDtoDAsync");
-  std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, std::size_t bytes, CUstream) {
-  COUNT("cuMemsetD8Async");
-  // What only flushes L2 is left as it is: nobody reads it, and it would take all the memory.
-  constexpr std::size_t kFlushBytes = std::size_t{256} << 20;
-  if (bytes >= kFlushBytes) return CUDA_SUCCESS;
-  std::memset(reinterpret_cast<void*>(to), value, bytes);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuStreamCreate(CUstream* stream, unsigned) {
-  COUNT("cuStreamCreate");
-  *stream = reinterpret_cast<CUstream>(new char);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuStreamDestroy(CUstream stream) {
-  COUNT("cuStreamDestroy");
-  delete reinterpret_cast<char*>(stream);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuStreamSynchronize(CUstream stream) {
-  COUNT("cuStreamSynchronize");
-  if (state.capturing != nullptr && stream == state.capturing) {
-    state.capture_invalidated = true;
-    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  }
-  return CUDA_SUCCESS;
-}
-
-// An event knows how many launches came before it.
-CUresult cuEventCreate(CUevent* event, unsigned) {
-  COUNT("cuEventCreate");
-  *event = reinterpret_cast<CUevent>(new std::uint64_t{0});
-  return CUDA_SUCCESS;
-}
-
-CUresult cuEventDestroy(CUevent event) {
-  COUNT("cuEventDestroy");
-  delete reinterpret_cast<std::uint64_t*>(event);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuEventRecord(CUevent event, CUstream) {
-  COUNT("cuEventRecord");
-  *reinterpret_cast<std::uint64_t*>(event) = state.launches;
-  return CUDA_SUCCESS;
-}
-
-CUresult cuEventRecordWithFlags(CUevent event, CUstream, unsigned) {
-  COUNT("cuEventRecordWithFlags");
-  captured.events.emplace_back(reinterpret_cast<std::uint64_t*>(event), state.launches.load());
-  *reinterpret_cast<std::uint64_t*>(event) = state.launches;
-  return CUDA_SUCCESS;
-}
-
-CUresult cuEventSynchronize(CUevent) {
-  COUNT("cuEventSynchronize");
-  return CUDA_SUCCESS;
-}
-
-// A launch takes 1 ms; nothing at all 0.25 ms, as events have a price.
-CUresult cuEventElapsedTime(float* milliseconds, CUevent begin, CUevent end) {
-  COUNT("cuEventElapsedTime");
-  const std::uint64_t launches =
-      *reinterpret_cast<std::uint64_t*>(end) - *reinterpret_cast<std::uint64_t*>(begin);
-  *milliseconds = launches == 0 ? 0.25f : static_cast<float>(launches);
-  return CUDA_SUCCESS;
-}
-
-// What is captured is done at once; its replays only set its events.
-CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
-  COUNT("cuStreamBeginCapture");
-  if (state.capturing != nullptr) return CUDA_ERROR_ILLEGAL_STATE;
-  state.capturing = stream;
-  state.capture_invalidated = false;
-  captured.events.clear();
-  return CUDA_SUCCESS;
-}
-
-CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
-  COUNT("cuStreamEndCapture");
-  if (state.capturing != stream) return CUDA_ERROR_ILLEGAL_STATE;
-  state.capturing = nullptr;
-  *graph = nullptr;
-  if (state.capture_invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-  *graph = reinterpret_cast<CUgraph>(new Graph(captured));
-  return CUDA_SUCCESS;
-}
-
-CUresult cuGraphInstantiateWithFlags(CUgraphExec* exec, CUgraph graph, unsigned long long) {
-  COUNT("cuGraphInstantiateWithFlags");
-  *exec = reinterpret_cast<CUgraphExec>(new Graph(*reinterpret_cast<Graph*>(graph)));
-  return CUDA_SUCCESS;
-}
-
-CUresult cuGraphLaunch(CUgraphExec exec, CUstream) {
-  COUNT("cuGraphLaunch");
-  for (const auto& [event, value] : reinterpret_cast<Graph*>(exec)->events) *event = value;
-  return CUDA_SUCCESS;
-}
-
-CUresult cuGraphDestroy(CUgraph graph) {
-  COUNT("cuGraphDestroy");
-  delete reinterpret_cast<Graph*>(graph);
-  return CUDA_SUCCESS;
-}
-
-CUresult cuGraphExecDestroy(CUgraphExec exec) {
-  COUNT("cuGraphExecDestroy");
-  delete reinterpret_cast<Graph*>(exec);
   return CUDA_SUCCESS;
 }
 

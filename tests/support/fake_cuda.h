@@ -27,9 +27,10 @@ struct FakeLaunch {
   unsigned cluster_x;  // 0: no cluster attribute
   bool programmatic;
   CUstream stream;
+  CUcontext context;
   char kernel[256];
-  std::array<unsigned char, 32768> params;  // what CUDA lets a kernel have, and more
   unsigned param_bytes;
+  std::array<unsigned char, 32768> params;  // what CUDA lets a kernel have, and more
 };
 
 struct FakeTensorMap {  // what cuTensorMapEncodeTiled was told, stored in the map itself
@@ -54,12 +55,16 @@ struct FakeCuda {
   CUresult push_result = CUDA_SUCCESS;
   std::atomic<int> failing_loads{0};  // so many loads fail with CUDA_ERROR_INVALID_IMAGE
   int extra_registers = 0;            // reported above what the cubin has
+  // So many of a million calls fail at random with CUDA_ERROR_OUT_OF_MEMORY or CUDA_ERROR_UNKNOWN:
+  // those that load, encode, launch, retain, push or look at devices, kernels and captures; not
+  // those that undo something.
+  std::atomic<std::uint32_t> faults_per_million{0};
 
   // Captures. `capturing` is the one stream being captured (null: none). While any is, loading and
   // unloading on a thread that is not in relaxed mode fails and invalidates the capture.
-  CUstream capturing = nullptr;
-  bool capture_is_blocking = false;  // the legacy stream then answers "implicit"
-  bool capture_invalidated = false;
+  std::atomic<CUstream> capturing{nullptr};
+  std::atomic<bool> capture_is_blocking{false};  // the legacy stream then answers "implicit"
+  std::atomic<bool> capture_invalidated{false};
 
   // Records.
   std::atomic<int> loaded_libraries{0};   // now
@@ -80,6 +85,17 @@ struct FakeCuda {
   std::array<Counter, 64> counters{};
 };
 
+// What one thread did and what befell it. Its launches are recorded whatever other threads launch.
+struct FakeThread {
+  CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+  std::uint64_t launches = 0;
+  FakeLaunch last_launch{};
+  std::uint64_t faults = 0;  // injected into its calls
+  const char* last_fault = "";
+  bool is_spared = false;    // no faults for now
+  std::uint64_t random = 1;  // what decides about faults; set it to a seed
+};
+
 // The context that the fake gives a device's primary context, and any other context.
 CUcontext fake_primary_context(int device);
 CUcontext fake_other_context(int index);
@@ -88,8 +104,11 @@ CUcontext fake_other_context(int index);
 FakeCuda& fake_cuda();
 const char* fake_cuda_path();
 
-// The current context of this thread, without counting as a call.
+FakeThread& fake_thread();  // of the calling thread
+
+// The current context of this thread, and how many are below it and itself; not counted as calls.
 CUcontext fake_current_context();
+std::size_t fake_context_depth();
 void fake_set_current_context(CUcontext context);
 
 }  // namespace kiln::test

@@ -31,6 +31,8 @@ CUcontext fake_other_context(int index) {
   return symbol<CUcontext(int)>("kiln_fake_cuda_context")(8 + index);
 }
 CUcontext fake_current_context() { return symbol<CUcontext()>("kiln_fake_cuda_current")(); }
+std::size_t fake_context_depth() { return symbol<std::size_t()>("kiln_fake_cuda_depth")(); }
+FakeThread& fake_thread() { return *symbol<FakeThread*()>("kiln_fake_cuda_thread")(); }
 void fake_set_current_context(CUcontext context) {
   symbol<void(CUcontext)>("kiln_fake_cuda_set_current")(context);
 }
@@ -56,8 +58,10 @@ void FakeCuda::reset() {
   init_result = load_result = launch_result = encode_result = push_result = CUDA_SUCCESS;
   failing_loads = 0;
   extra_registers = 0;
+  faults_per_million = 0;
   capturing = nullptr;
-  capture_is_blocking = capture_invalidated = false;
+  capture_is_blocking = false;
+  capture_invalidated = false;
   loads_in_wrong_context = 0;
   launches = 0;
   last_launch = {};

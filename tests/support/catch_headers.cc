@@ -1,0 +1,1 @@
+// Nothing: what is precompiled belongs to its target.
