@@ -70,12 +70,6 @@ KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
   return l;
 }
 
-// The value, hidden from the compiler: what is computed from it cannot move out of a loop.
-KILN_DEVICE u32 recomputed(u32 value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
-
 KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
                             u32 k_block) {
   constexpr u32 kFixedBytes = kSmem.b_stage_bytes + (kSfaRowMajor ? 0 : kSmem.sfa_stage_bytes) +
@@ -87,7 +81,7 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
   const u32 k = (l.k + k_block) * kBlockK;
   // The rows of all boxes are kept in registers, which one kind of kernel does not have.
   // (Recomputed everywhere, groups lost 1 % on an H200; a rolled loop over the boxes lost 13 %.)
-  const u32 first_row = kLabels && kLoadC ? recomputed(l.row) : l.row;
+  const u32 first_row = kLabels && kLoadC ? opaque_register(l.row) : l.row;
   mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK);
 #pragma unroll
   for (u32 box = 0; box < kRowsA / kBoxRowsA; ++box) {
