@@ -169,11 +169,11 @@ KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 s
       const float scale =
           __shfl_sync(0xffffffffu, scales, lane * kScaleBatch + k_block % kScaleBatch);
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
+      __syncwarp();  // a lane that looked later could find the phase after next
       if (lane < kScaleSpan) {
         st_shared_f32(smem + kSmem.sfb + ring.stage * kSmem.sfb_stage_bytes + lane * 4, scale);
         mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
       }
-      __syncwarp();
     }
   });
 }

@@ -139,7 +139,13 @@ void GemmData::fill_random() {
 
 void GemmData::upload() {
   for (std::int64_t row = 0; row < c.rows(); ++row)
-    for (std::int64_t col = 0; col < c.cols(); ++col) d32.at(row, col) = c.at(row, col);
+    for (std::int64_t col = 0; col < c.cols(); ++col) {
+      if (is_bf16()) {
+        d16.at(row, col) = float_to_bf16(c.at(row, col));
+      } else {
+        d32.at(row, col) = c.at(row, col);
+      }
+    }
   a.to_device(gpu_.device());
   b.to_device(gpu_.device());
   sfa.to_device(gpu_.device());

@@ -18,7 +18,7 @@ class Simulator {
   static Simulator* get();
   static const std::string& skip_reason();
 
-  explicit Simulator(sim::TemplateOverrides overrides = {}, std::int32_t num_sms = 3);
+  explicit Simulator(sim::TemplateOverrides overrides = {}, std::int32_t num_sms = 4);
   ~Simulator();
   Simulator(const Simulator&) = delete;
   Simulator& operator=(const Simulator&) = delete;

@@ -43,12 +43,19 @@ struct State {
   kiln::sim::StackPool stacks;
 };
 State& state() {
-  static State state;
+  static State& state = *new State;  // never destroyed: kernels and memory may outlive static objects
   return state;
 }
 
 char primary_context;
-thread_local std::vector<CUcontext> context_stack;
+
+// Trivial on purpose: it is used while a program's static objects go.
+struct ContextStack {
+  CUcontext contexts[16];
+  std::size_t depth;
+  CUcontext top() const { return depth == 0 ? nullptr : contexts[depth - 1]; }
+};
+thread_local ContextStack context_stack;
 
 using Clock = std::chrono::steady_clock;
 struct Event {
@@ -237,21 +244,21 @@ KILN_SIM_API CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
 }
 KILN_SIM_API CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
 KILN_SIM_API CUresult cuCtxGetCurrent(CUcontext* context) {
-  *context = context_stack.empty() ? nullptr : context_stack.back();
+  *context = context_stack.top();
   return CUDA_SUCCESS;
 }
 KILN_SIM_API CUresult cuCtxGetDevice(CUdevice* device) {
   *device = 0;
-  return context_stack.empty() ? CUDA_ERROR_INVALID_CONTEXT : CUDA_SUCCESS;
+  return context_stack.depth == 0 ? CUDA_ERROR_INVALID_CONTEXT : CUDA_SUCCESS;
 }
 KILN_SIM_API CUresult cuCtxPushCurrent(CUcontext context) {
-  context_stack.push_back(context);
+  if (context_stack.depth == std::size(context_stack.contexts)) return CUDA_ERROR_OUT_OF_MEMORY;
+  context_stack.contexts[context_stack.depth++] = context;
   return CUDA_SUCCESS;
 }
 KILN_SIM_API CUresult cuCtxPopCurrent(CUcontext* context) {
-  if (context_stack.empty()) return CUDA_ERROR_INVALID_CONTEXT;
-  *context = context_stack.back();
-  context_stack.pop_back();
+  if (context_stack.depth == 0) return CUDA_ERROR_INVALID_CONTEXT;
+  *context = context_stack.contexts[--context_stack.depth];
   return CUDA_SUCCESS;
 }
 KILN_SIM_API CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode*) {

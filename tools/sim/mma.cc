@@ -209,7 +209,12 @@ namespace kiln_sim {
 
 using namespace kiln::sim;
 
-void mma_fence() { machine->current->warp->fenced |= 1u << machine->current->lane; }
+// Like all instructions of the family .sync.aligned: no lane goes on before all are here. Done for
+// the first and the last of them, what lies between has no effect that a lane could see.
+void mma_fence(const Where& where) {
+  machine->meet(Exchange::kMma, 0, where);
+  machine->current->warp->fenced |= 1u << machine->current->lane;
+}
 
 void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& shape, bool add,
          const Where& where) {
@@ -250,6 +255,7 @@ void mma_wait(std::uint32_t pending, const Where& where) {
   Machine& m = *machine;
   Thread& thread = *m.current;
   Warp& warp = *thread.warp;
+  m.meet(Exchange::kMma, 1, where);
   auto& groups = warp.groups[thread.lane];
   warp.fenced &= ~(1u << thread.lane);
   if (groups.size() <= pending) return;

@@ -176,16 +176,18 @@ void set_max_registers(std::uint32_t registers, bool increase, const Where& wher
   Warp& warp = *thread.warp;
   Cta& cta = *thread.cta;
   const auto take = [&] {
-    if (warp.registers == registers) return true;  // another lane did it for the warp
+    // Or another lane did it for the warp.
+    if (increase ? warp.registers >= registers : warp.registers == registers) return true;
     const std::int64_t more = (std::int64_t{registers} - warp.registers) * 32;
     if (more > cta.free_registers) return false;
     cta.free_registers -= more;
     warp.registers = registers;
     return true;
   };
-  if (increase ? registers < warp.registers : registers > warp.registers)
-    m.fail(where, fmt::format("setmaxnreg.{} to {} registers from {}", increase ? "inc" : "dec",
+  if (!increase && registers > warp.registers)
+    m.fail(where, fmt::format("setmaxnreg.dec to {} registers, more than the {} that the warp has",
                               registers, warp.registers));
+  // An increase to less than the launch allotted asks for nothing.
   if (increase) {
     m.wait_until(cta.register_waiting, {Waiting::kRegisters, registers, 0, where}, take);
   } else {

@@ -46,7 +46,7 @@ KILN_SIM_API std::uint32_t cluster_rank();
 KILN_SIM_API void set_max_registers(std::uint32_t registers, bool increase, const Where& where);
 
 // ---- warp ----
-enum class Exchange : std::uint32_t { kSync, kShuffle, kBallot, kRegisters };
+enum class Exchange : std::uint32_t { kSync, kShuffle, kBallot, kRegisters, kMma };
 KILN_SIM_API void sync_warp(const Where& where);
 // Gives each lane's value to the warp and returns that of lane `from`.
 KILN_SIM_API std::uint64_t shuffle(std::uint64_t value, std::uint32_t from, const Where& where);
@@ -82,7 +82,7 @@ struct MmaShape {
   bool a_is_e4m3, b_is_e4m3;
   bool operator==(const MmaShape&) const = default;
 };
-KILN_SIM_API void mma_fence();
+KILN_SIM_API void mma_fence(const Where& where);
 KILN_SIM_API void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& shape,
                       bool add, const Where& where);
 KILN_SIM_API void mma_commit();

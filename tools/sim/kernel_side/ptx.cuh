@@ -178,7 +178,7 @@ KILN_DEVICE void stmatrix_x4(u32 address, u32 r0, u32 r1, u32 r2, u32 r3, KILN_H
 
 // ---- WGMMA ----
 
-KILN_DEVICE void wgmma_fence() { kiln_sim::mma_fence(); }
+KILN_DEVICE void wgmma_fence(KILN_HERE) { kiln_sim::mma_fence(where); }
 KILN_DEVICE void wgmma_commit_group() { kiln_sim::mma_commit(); }
 template <u32 kPending>
 KILN_DEVICE void wgmma_wait_group(KILN_HERE) {
