@@ -51,8 +51,8 @@ class SimCase {
   std::uint64_t result_hash() const { return hash_; }
 
  private:
-  std::string launch_dense();
-  std::string launch_grouped();
+  std::string launch_dense(std::int32_t num_sms);
+  std::string launch_grouped(std::int32_t num_sms);
 
   Simulator& simulator_;
   GroupedCase test_;

@@ -55,6 +55,7 @@ void Machine::choose_policy() {
   constexpr std::uint32_t kYield[] = {8, 64, 1024, 1u << 20};
   yield_one_in_ = kYield[random_.below(4)];
   uses_priority_ = chance(2);
+  has_slow_lanes_ = chance(2);
 }
 
 void Machine::run() {
@@ -90,8 +91,10 @@ void Machine::start_cta(std::uint32_t rank, std::uint32_t block) {
   Cta& cta = *ctas.emplace_back(std::make_unique<Cta>());
   cta.rank = rank;
   cta.shared.reset(launch_.smem_bytes);
+  std::uint32_t slow_lane = 0;
   for (std::uint32_t i = 0; i < launch_.block.x; ++i) {
     if (i % 32 == 0) {
+      slow_lane = random_.below(32);
       Warp& warp = *cta.warps.emplace_back(std::make_unique<Warp>());
       warp.cta = &cta;
       warp.number = i / 32;
@@ -107,6 +110,7 @@ void Machine::start_cta(std::uint32_t rank, std::uint32_t block) {
     thread.warp = cta.warps.back().get();
     thread.number = i;
     thread.lane = i % 32;
+    thread.slow = has_slow_lanes_ && thread.lane == slow_lane;
     thread.context = boost::context::fiber(
         std::allocator_arg, PooledStacks{&stacks_},
         [this, &thread](boost::context::fiber&& scheduler) {
@@ -131,7 +135,12 @@ void Machine::run_cluster() {
   while (alive_ > 0) {
     if (step_some_op(false)) continue;
     if (Thread* const thread = pick_thread()) {
-      resume(thread);
+      // A slow thread lets asynchronous work come first, as a rule.
+      if (thread->slow && !chance(64) && step_some_op(true)) {
+        runnable_.push_back(thread);
+      } else {
+        resume(thread);
+      }
     } else if (!step_some_op(true)) {
       deadlock();
     }
@@ -144,9 +153,11 @@ Thread* Machine::pick_thread() {
   if (runnable_.empty()) return nullptr;
   const auto size = static_cast<std::uint32_t>(runnable_.size());
   std::uint32_t index = random_.below(size);
+  for (int i = 0; has_slow_lanes_ && runnable_[index]->slow && i < 8; ++i)
+    index = random_.below(size);
   if (uses_priority_) {
     const std::uint32_t other = random_.below(size);
-    if (runnable_[other]->warp->priority > runnable_[index]->warp->priority) index = other;
+    if (!runnable_[other]->slow && runnable_[other]->warp->priority > runnable_[index]->warp->priority) index = other;
   }
   Thread* const thread = runnable_[index];
   runnable_[index] = runnable_.back();

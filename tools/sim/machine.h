@@ -107,7 +107,7 @@ class Machine {
   std::vector<Warp*> ready_mmas_;
   std::uint32_t bias_[kOpKinds] = {};  // of 4096 steps, so many do such an operation
   std::uint32_t yield_one_in_ = 64;
-  bool uses_priority_ = false;
+  bool uses_priority_ = false, has_slow_lanes_ = false;
   std::uint32_t serial_ = 0;
   std::uint32_t alive_ = 0;
   std::uint32_t at_cluster_ = 0;

@@ -109,6 +109,7 @@ struct Thread : Self {
   boost::context::fiber context, scheduler;
   Reason reason;
   bool exited = false;
+  bool slow = false;     // runs when hardly anything else can
   bool reports = false;  // shall write down its call chain and wait on
   std::vector<void*> chain;
   std::uint64_t cluster_generation = 0;
