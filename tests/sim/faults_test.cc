@@ -59,7 +59,7 @@ const std::vector<Fault> kAsyncFaults{
     {"a stage is released under its WGMMAs", "gemm.cuh",
      "    wgmma_wait_group<0>();\n    keep(sum);\n",
      "    release(c, stage);\n    wgmma_wait_group<0>();\n    keep(sum);\n    if (false)\n",
-     "dense 1d2d: tails", {"overwritten too early", "read too early: operand"}},
+     "dense 1d2d: tails", {"overwritten too early", "read too early: operand", "wrong result"}},
     {"accumulators are read under their WGMMAs", "gemm.cuh", "    wgmma_wait_group<0>();\n", "",
      "dense 1d2d: tails", {"a register of a WGMMA in flight"}},
     {"wgmma without its fence", "gemm.cuh", "  wgmma_fence();\n", "", "dense 1d2d: tails",

@@ -235,7 +235,7 @@ std::string simulator_library() {
   std::string tried;
   for (const fs::path& folder :
        {program.parent_path(), program.parent_path() / "sim",
-        program.parent_path().parent_path() / "lib", fs::path(KILN_SIM_BUILD_DIR)}) {
+        program.parent_path().parent_path() / KILN_SIM_LIBDIR, fs::path(KILN_SIM_BUILD_DIR)}) {
     const fs::path candidate = folder / kName;
     if (fs::exists(candidate, ignored)) return candidate.string();
     tried += (tried.empty() ? "" : ", ") + candidate.string();
