@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "tests/runtime/gpu_grouped_support.h"
+#include "tests/sim/case_runner.h"
 #include "tools/sim/host_compiler.h"
 
 namespace kiln::test {
@@ -40,26 +40,17 @@ class Simulator {
 // How many schedules a test tries: KILN_SIM_SEEDS of the environment, else `usual`.
 std::uint64_t seeds(std::uint64_t usual = 20);
 
-// One problem of any layout, with exact values. launch() gives what is wrong: the message of a
-// fault, or of a wrong result; empty when nothing is. The first launch is compared with the
-// reference, the others must give the same bits.
+// A problem with exact values under one schedule after the other; see CaseRunner.
 class SimCase {
  public:
   SimCase(Simulator& simulator, const GroupedCase& test);
   std::string launch(std::uint64_t seed);
-  // FNV-1a of all of D and what surrounds it after the last launch.
-  std::uint64_t result_hash() const { return hash_; }
+  std::uint64_t result_hash() const { return runner_.result_hash(); }
 
  private:
-  std::string launch_dense(std::int32_t num_sms);
-  std::string launch_grouped(std::int32_t num_sms);
-
   Simulator& simulator_;
-  GroupedCase test_;
-  std::unique_ptr<GemmData> dense_;       // dense 1d2d
-  std::unique_ptr<GroupedGemm> grouped_;  // everything else
-  bool has_hash_ = false;
-  std::uint64_t hash_ = 0;
+  jit::Tile tile_;
+  CaseRunner runner_;
 };
 
 // Exact results under `count` schedules.

@@ -228,8 +228,6 @@ jit::CompiledKernel HostCompiler::compile(const jit::Source& source) {
 
 std::string simulator_library() {
   constexpr const char* kName = "libkiln_sim.so";
-  if (const char* given = std::getenv("KILN_SIM_LIBRARY"); given != nullptr && *given != '\0')
-    return given;
   std::error_code ignored;
   const fs::path program = fs::read_symlink("/proc/self/exe", ignored);
   std::string tried;
@@ -242,7 +240,7 @@ std::string simulator_library() {
   }
   throw Error(Status::kNoDevice,
               fmt::format("the simulator was not built: none of {} exists; install "
-                          "libboost-context-dev and build again, or set KILN_SIM_LIBRARY",
+                          "libboost-context-dev and build again",
                           tried));
 }
 
