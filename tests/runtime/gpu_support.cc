@@ -54,16 +54,9 @@ Gpu::Gpu(kiln_engine* engine)
 
 const Gpu::Found& Gpu::found() {
   static const Found result = [] {
-    kiln_probe_report report = KILN_PROBE_REPORT_INIT;
-    kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
-    kiln_engine* engine = nullptr;
-    if (kiln_probe(nullptr, &report) != KILN_OK || report.hopper_device < 0) {
-      const char* why = report.has_driver ? report.device_message : report.driver_message;
-      return Found{nullptr, std::string("no Hopper GPU: ") + why};
-    }
-    options.device = report.hopper_device;
-    if (kiln_engine_create(&options, &engine) != KILN_OK) return Found{nullptr, kiln_last_error()};
-    return Found{std::unique_ptr<Gpu>(new Gpu(engine)), ""};
+    std::string reason;
+    kiln_engine* const engine = open_test_engine(reason);
+    return Found{engine != nullptr ? std::make_unique<Gpu>(engine) : nullptr, reason};
   }();
   return result;
 }

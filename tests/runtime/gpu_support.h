@@ -18,6 +18,10 @@
 
 namespace kiln::test {
 
+// The engine of Gpu::get(), or null and why there is none. gpu_engine.cc makes one on a GPU,
+// tests/sim/sim_engine.cc one on the simulator: a program has one of the two.
+kiln_engine* open_test_engine(std::string& reason);
+
 // An engine on the first Hopper GPU, made with the defaults (and so with the environment's cache
 // and NVRTC), and a stream. One per process, but for tests that bring their own engine.
 class Gpu {

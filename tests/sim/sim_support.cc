@@ -26,17 +26,8 @@ const Found& found() {
 Simulator* Simulator::get() { return found().simulator.get(); }
 const std::string& Simulator::skip_reason() { return found().reason; }
 
-Simulator::Simulator(sim::TemplateOverrides overrides, std::int32_t num_sms) {
-  const runtime::EngineHooks hooks = sim::simulator_hooks(std::move(overrides));
-  control_ = &sim::control(hooks.driver_library);
-  kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
-  options.device = 0;
-  options.num_sms = num_sms;
-  options.log_level = KILN_LOG_OFF;
-  options.cache_dir = KILN_SIM_CACHE;
-  options.cache_path = "";
-  if (runtime::create_engine(&options, {}, hooks, &engine_) != KILN_OK)
-    throw Error(Status::kNoDevice, kiln_last_error());
+Simulator::Simulator(sim::TemplateOverrides overrides, std::int32_t num_sms)
+    : control_(&sim::control()), engine_(open_simulated_engine(std::move(overrides), num_sms)) {
   gpu_ = std::make_unique<Gpu>(engine_);
 }
 

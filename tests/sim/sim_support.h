@@ -11,7 +11,9 @@
 
 namespace kiln::test {
 
-// Compiled kernels stay in the build folder from run to run.
+// Compiled kernels stay in the build folder from run to run. Throws Error.
+kiln_engine* open_simulated_engine(sim::TemplateOverrides overrides, std::int32_t num_sms);
+
 class Simulator {
  public:
   // Null where the simulator was not built or cannot be used; skip_reason() then says why.
@@ -27,8 +29,8 @@ class Simulator {
   sim::Control& control() { return *control_; }
 
  private:
-  sim::Control* control_ = nullptr;
-  kiln_engine* engine_ = nullptr;
+  sim::Control* control_;
+  kiln_engine* engine_;
   std::unique_ptr<Gpu> gpu_;
 };
 

@@ -47,6 +47,14 @@ inline float __fdiv_rn(float x, float y) { return x / y; }
 inline std::uint32_t __popc(std::uint32_t bits) {
   return static_cast<std::uint32_t>(std::popcount(bits));
 }
+// max.f32: NaN loses against a number, a signalling one too, which the C library's function keeps.
+inline float device_fmaxf(float x, float y) {
+  if (x != x) return y != y ? __uint_as_float(0x7fffffff) : y;
+  if (y != y || x > y) return x;
+  return x == y && std::signbit(y) ? x : y;
+}
+#define fmaxf device_fmaxf
+
 inline std::uint32_t min(std::uint32_t x, std::uint32_t y) { return x < y ? x : y; }
 template <class T>
 T __ldcs(const T* address) {
