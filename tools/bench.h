@@ -30,8 +30,8 @@ struct BenchOptions {
   // For many checks of one case: keeps the first D that passed, which takes the memory of a D, and
   // compares later ones with it instead of computing the plain kernel's again.
   bool keep_result = false;
-  // For a device that is no GPU: what is refused as too large (0: nothing), whether there are times,
-  // and how often each case is checked, with a call before each launch.
+  // For a device that is no GPU: what is refused as too large (0: nothing), whether there are
+  // times, and how often each case is checked, with a call before each launch.
   double most_flops = 0;
   bool has_times = true;
   int checks = 1;

@@ -54,8 +54,8 @@ usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
     c.flags.push_back({"--check", "", "compare the result with a plain kernel"});
     c.flags.push_back({"--seed", "S", "of the random operands and group sizes (default 1)"});
     c.flags.push_back({"--sms", "N", "use at most so many SMs (default: all)"});
-    c.flags.push_back({"--device", "D",
-                       "the GPU, by its CUDA ordinal (default: the first Hopper GPU), or sim"});
+    c.flags.push_back(
+        {"--device", "D", "the GPU, by its CUDA ordinal (default: the first Hopper GPU), or sim"});
     c.flags.push_back(
         {"--schedules", "N", "with --device sim: launches of each, all different (default 3)"});
     c.flags.push_back(kCacheFlag);
@@ -150,8 +150,8 @@ nlohmann::ordered_json to_json(const BenchCase& c, const Outcome& outcome, int r
                   {"roofline_us", r.roofline_us},
                   {"roofline_percent", r.roofline_percent()}});
     } else {
-      for (const char* key : {"us", "best_us", "repeat", "tflops", "gb_per_s", "roofline_us",
-                              "roofline_percent"})
+      for (const char* key :
+           {"us", "best_us", "repeat", "tflops", "gb_per_s", "roofline_us", "roofline_percent"})
         out[key] = nullptr;
     }
   }

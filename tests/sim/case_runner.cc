@@ -7,7 +7,8 @@ namespace {
 
 std::uint64_t hash_of(std::span<const std::byte> bytes) {
   std::uint64_t hash = 0xcbf29ce484222325ull;
-  for (const std::byte byte : bytes) hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3ull;
+  for (const std::byte byte : bytes)
+    hash = (hash ^ static_cast<std::uint64_t>(byte)) * 0x100000001b3ull;
   return hash;
 }
 
@@ -38,8 +39,7 @@ std::string CaseRunner::launch_dense(std::int32_t num_sms) {
   dense_->upload();
   kiln_operands operands = dense_->operands();
   operands.num_sms = num_sms;
-  if (kiln_launch(dense_->plan(), &operands, gpu_.stream()) != KILN_OK)
-    return kiln_last_error();
+  if (kiln_launch(dense_->plan(), &operands, gpu_.stream()) != KILN_OK) return kiln_last_error();
   if (!dense_->download()) return "wrong result: something was written around D";
   const std::span<const std::byte> bytes =
       test_.problem.out == jit::OutputType::kBf16 ? dense_->d16.bytes() : dense_->d32.bytes();
@@ -56,8 +56,7 @@ std::string CaseRunner::launch_grouped(std::int32_t num_sms) {
   grouped_->reset_output();
   const kiln_operands operands = grouped_->operands(
       test_.zero_padding ? static_cast<std::uint32_t>(KILN_LAUNCH_ZERO_PADDING) : 0u, num_sms);
-  if (kiln_launch(grouped_->plan(), &operands, gpu_.stream()) != KILN_OK)
-    return kiln_last_error();
+  if (kiln_launch(grouped_->plan(), &operands, gpu_.stream()) != KILN_OK) return kiln_last_error();
   const std::uint64_t hash = hash_of(grouped_->output_bytes());
   if (has_hash_ && hash == hash_) return "";
   const std::string defect = grouped_->defect();

@@ -1,5 +1,5 @@
-// What every case of sim_cases.h gives, on the simulator as on a GPU: FNV-1a of D and what surrounds
-// it. KILN_SIM_UPDATE=1 makes the simulator's test print this table anew.
+// What every case of sim_cases.h gives, on the simulator as on a GPU: FNV-1a of D and what
+// surrounds it. KILN_SIM_UPDATE=1 makes the simulator's test print this table anew.
 #pragma once
 
 #include <cstdint>

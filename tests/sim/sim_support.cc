@@ -43,7 +43,9 @@ std::uint64_t seeds(std::uint64_t usual) {
 }
 
 SimCase::SimCase(Simulator& simulator, const GroupedCase& test)
-    : simulator_(simulator), tile_(test.tile.value_or(jit::Tile{})), runner_(simulator.gpu(), test) {}
+    : simulator_(simulator),
+      tile_(test.tile.value_or(jit::Tile{})),
+      runner_(simulator.gpu(), test) {}
 
 // With an odd seed one cluster does everything, so that tiles follow each other.
 std::string SimCase::launch(std::uint64_t seed) {

@@ -34,9 +34,9 @@ class Simulator {
   std::unique_ptr<Gpu> gpu_;
 };
 
-#define KILN_REQUIRE_SIMULATOR_OR_SKIP(simulator)                                      \
-  if (::kiln::test::Simulator::get() == nullptr)                                       \
-    KILN_SKIP(::kiln::test::Simulator::skip_reason());                                 \
+#define KILN_REQUIRE_SIMULATOR_OR_SKIP(simulator)      \
+  if (::kiln::test::Simulator::get() == nullptr)       \
+    KILN_SKIP(::kiln::test::Simulator::skip_reason()); \
   ::kiln::test::Simulator& simulator = *::kiln::test::Simulator::get()
 
 // How many schedules a test tries: KILN_SIM_SEEDS of the environment, else `usual`.

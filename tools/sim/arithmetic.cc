@@ -27,7 +27,8 @@ float decode(std::uint32_t bits, bool is_e4m3) {
   const float sign = (bits & 0x80) != 0 ? -1.f : 1.f;
   if (is_e4m3 ? (bits & 0x7f) == 0x7f : exponent == 31 && mantissa != 0) return std::nanf("");
   if (!is_e4m3 && exponent == 31) return sign * HUGE_VALF;
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), 1 - f.bias - f.mantissa_bits);
+  if (exponent == 0)
+    return sign * std::ldexp(static_cast<float>(mantissa), 1 - f.bias - f.mantissa_bits);
   return sign * std::ldexp(static_cast<float>(mantissa + (1 << f.mantissa_bits)),
                            exponent - f.bias - f.mantissa_bits);
 }
@@ -80,8 +81,8 @@ namespace kiln_sim {
 
 std::uint16_t to_fp8x2(float low, float high, bool is_e4m3) {
   const auto& format = is_e4m3 ? kiln::sim::kE4m3 : kiln::sim::kE5m2;
-  return static_cast<std::uint16_t>(kiln::sim::encode(low, format) |
-                                    kiln::sim::encode(high, format) << 8);
+  return static_cast<std::uint16_t>(kiln::sim::encode(low, format) | kiln::sim::encode(high, format)
+                                                                         << 8);
 }
 
 float from_fp8(std::uint8_t bits, bool is_e4m3) { return kiln::sim::fp8_table(is_e4m3)[bits]; }

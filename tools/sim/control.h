@@ -7,9 +7,9 @@
 namespace kiln::sim {
 
 struct Control {
-  std::uint64_t seed = 1;      // of the schedule; every launch of the same seed runs the same
-  int num_sms = 8;             // of the device; before the engine is created
-  const char* fault = "";      // what stopped the last launch, or ""
+  std::uint64_t seed = 1;  // of the schedule; every launch of the same seed runs the same
+  int num_sms = 8;         // of the device; before the engine is created
+  const char* fault = "";  // what stopped the last launch, or ""
   // Of the last launch.
   std::uint64_t switches = 0, loads = 0, mmas = 0, stores = 0, copies = 0;
 };

@@ -26,8 +26,9 @@ std::uint32_t box_bytes(const TensorMap& map) {
 const TensorMap& map_at(const void* address, std::uint32_t rank, const Where& where) {
   const auto& map = *static_cast<const TensorMap*>(address);
   if (map.magic != kTensorMapMagic)
-    machine->fail(where, "what is given as a tensor map is none: it was not made by "
-                         "cuTensorMapEncodeTiled");
+    machine->fail(where,
+                  "what is given as a tensor map is none: it was not made by "
+                  "cuTensorMapEncodeTiled");
   if (rank != 0 && map.rank != rank)
     machine->fail(where, fmt::format("a {}-D access through a {}-D tensor map", rank, map.rank));
   return map;
@@ -35,9 +36,9 @@ const TensorMap& map_at(const void* address, std::uint32_t rank, const Where& wh
 
 void check_global(const BoxRow& row, const AsyncOp& op) {
   if (row.bytes == 0 || machine->global.contains(row.global + 0, row.bytes)) return;
-  machine->fail(op.where, fmt::format("{} leaves the tensor's memory: {} bytes at {}",
-                                      op.describe(), row.bytes,
-                                      machine->global.describe(row.global)));
+  machine->fail(op.where,
+                fmt::format("{} leaves the tensor's memory: {} bytes at {}", op.describe(),
+                            row.bytes, machine->global.describe(row.global)));
 }
 
 std::string box_text(const TensorMap& map, const std::int32_t* at) {
@@ -86,8 +87,7 @@ class LoadOp : public AsyncOp {
   }
 
   void start() {
-    std::fill_n(cta_.shared.filling.begin() + SharedMemory::word(to_), box_bytes(map_) / 4,
-                serial);
+    std::fill_n(cta_.shared.filling.begin() + SharedMemory::word(to_), box_bytes(map_) / 4, serial);
     ++cta_.barriers.at(barrier_).in_flight;
   }
 
@@ -220,10 +220,10 @@ class CopyOp : public AsyncOp {
 void check_range(const Cta& cta, std::uint32_t address, std::uint32_t bytes, std::uint32_t unit,
                  const char* what, const Where& where) {
   if (!cta.shared.contains(address, bytes))
-    machine->fail(where, fmt::format("{} of {} bytes at shared address {:#x} is outside the {} "
-                                     "bytes of the CTA's shared memory, which begin at {:#x}",
-                                     what, bytes, address, machine->launch().smem_bytes,
-                                     kSharedBase));
+    machine->fail(where,
+                  fmt::format("{} of {} bytes at shared address {:#x} is outside the {} "
+                              "bytes of the CTA's shared memory, which begin at {:#x}",
+                              what, bytes, address, machine->launch().smem_bytes, kSharedBase));
   if (address % unit != 0)
     machine->fail(where, fmt::format("{} at {}: the address must be a multiple of {}", what,
                                      machine->name_of(cta, address), unit));
@@ -243,11 +243,12 @@ std::string reader_of(const Cta& cta, std::uint32_t address) {
 void check_writable(const Cta& cta, std::uint32_t address, std::uint32_t bytes, const char* what,
                     const Where& where) {
   const SharedMemory& s = cta.shared;
-  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes); ++w) {
+  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes);
+       ++w) {
     const std::uint32_t at = kSharedBase + w * 4;
     if (s.filling[w] != 0)
-      machine->fail(where, fmt::format("overwritten too early: {} into {}, which {} is filling", what,
-                                       machine->name_of(cta, at), filler_of(cta, w)));
+      machine->fail(where, fmt::format("overwritten too early: {} into {}, which {} is filling",
+                                       what, machine->name_of(cta, at), filler_of(cta, w)));
     if (s.readers[w] != 0)
       machine->fail(where, fmt::format("overwritten too early: {} into {}, which {} still reads",
                                        what, machine->name_of(cta, at), reader_of(cta, at)));
@@ -260,13 +261,23 @@ void check_writable(const Cta& cta, std::uint32_t address, std::uint32_t bytes, 
 void check_fenced(const Cta& cta, std::uint32_t address, std::uint32_t bytes, const char* what,
                   const Where& where) {
   const auto& dirty = cta.shared.dirty;
-  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes); ++w) {
+  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes);
+       ++w) {
     if (dirty[w] != 0)
-      machine->fail(where, fmt::format("missing proxy fence: {} touches {}, which thread {} wrote by "
-                                       "an ordinary store without fence.proxy.async afterwards",
-                                       what, machine->name_of(cta, kSharedBase + w * 4),
-                                       dirty[w] - 1));
+      machine->fail(where,
+                    fmt::format("missing proxy fence: {} touches {}, which thread {} wrote by "
+                                "an ordinary store without fence.proxy.async afterwards",
+                                what, machine->name_of(cta, kSharedBase + w * 4), dirty[w] - 1));
   }
+}
+
+// In a dependent launch the one before may still be writing.
+void check_waited(const char* what, const Where& where) {
+  if (!machine->current->waited)
+    machine->fail(where,
+                  fmt::format("{} before griddepcontrol.wait: the launch before may still be "
+                              "writing what it touches",
+                              what));
 }
 
 void start_load(Cta& cta, std::uint32_t to, const TensorMap& map, const std::uint32_t* at,
@@ -303,6 +314,7 @@ void tma_load(std::uint32_t to, const void* address, const std::uint32_t* at, st
               std::uint32_t barrier, std::uint32_t mask, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
+  check_waited("a TMA load", where);
   const kiln::sim::TensorMap& map = map_at(address, rank, where);
   if (at[0] * map.element_bytes % 16 != 0)
     m.fail(where, fmt::format("a TMA load from column {} of {}-byte elements: the first coordinate "
@@ -319,11 +331,13 @@ void tma_store(const void* address, const std::uint32_t* at, std::uint32_t rank,
                bool add, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
+  check_waited("a TMA store", where);
   const kiln::sim::TensorMap& map = map_at(address, rank, where);
   Cta& cta = *m.current->cta;
   const std::uint32_t bytes = box_bytes(map);
   if (add && map.is_f32 == 0)
-    m.fail(where, "the simulator does not model cp.reduce.async.bulk.tensor of other types than FP32");
+    m.fail(where,
+           "the simulator does not model cp.reduce.async.bulk.tensor of other types than FP32");
   check_range(cta, from, bytes, 128, "a TMA store", where);
   check_fenced(cta, from, bytes, "a TMA store", where);
   for (std::uint32_t w = SharedMemory::word(from); w < SharedMemory::word(from + bytes); ++w) {
@@ -359,11 +373,13 @@ void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes, bool va
                 const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
+  check_waited("cp.async", where);
   Cta& cta = *m.current->cta;
   check_range(cta, to, bytes, bytes, "cp.async", where);
   if (valid && reinterpret_cast<std::uintptr_t>(from) % bytes != 0)
-    m.fail(where, fmt::format("cp.async of {} bytes from {}: the address must be a multiple of them",
-                              bytes, from));
+    m.fail(where,
+           fmt::format("cp.async of {} bytes from {}: the address must be a multiple of them",
+                       bytes, from));
   if (valid && !m.global.contains(from, bytes))
     m.fail(where, fmt::format("cp.async of {} bytes reads outside device memory: {}", bytes,
                               m.global.describe(from)));
@@ -391,7 +407,8 @@ void load_shared(std::uint32_t address, void* to, std::uint32_t bytes, const Whe
   m.maybe_yield();
   Cta& cta = *m.current->cta;
   check_range(cta, address, bytes, bytes, "a load", where);
-  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes); ++w) {
+  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes);
+       ++w) {
     if (cta.shared.filling[w] != 0)
       m.fail(where, fmt::format("read too early: {} is being filled by {}", m.name_of(cta, address),
                                 filler_of(cta, w)));
@@ -410,7 +427,8 @@ void store_shared(std::uint32_t address, const void* from, std::uint32_t bytes,
   check_range(cta, address, bytes, bytes, "a store", where);
   check_writable(cta, address, bytes, "a store", where);
   std::memcpy(cta.shared.at(address), from, bytes);
-  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes); ++w) {
+  for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes);
+       ++w) {
     cta.shared.written[w] = 1;
     if (cta.shared.dirty[w] == thread.number + 1) continue;
     cta.shared.dirty[w] = static_cast<std::uint16_t>(thread.number + 1);

@@ -1,6 +1,6 @@
-// libcuda without a GPU: device memory is host memory, kernels are host code that tools/sim compiled
-// and run on the model before the launch returns. Each function takes the name that cuda.h gives the
-// call today, as the real library exports it.
+// libcuda without a GPU: device memory is host memory, kernels are host code that tools/sim
+// compiled and run on the model before the launch returns. Each function takes the name that cuda.h
+// gives the call today, as the real library exports it.
 #include "runtime/driver.h"
 
 #include <dlfcn.h>
@@ -13,6 +13,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "tools/sim/access.h"
 #include "tools/sim/control.h"
 #include "tools/sim/machine.h"
 
@@ -43,7 +44,8 @@ struct State {
   kiln::sim::StackPool stacks;
 };
 State& state() {
-  static State& state = *new State;  // never destroyed: kernels and memory may outlive static objects
+  static State& state =
+      *new State;  // never destroyed: kernels and memory may outlive static objects
   return state;
 }
 
@@ -97,8 +99,7 @@ bool open_image(const void* code, Library& library) {
   if (bytes == 0 || library.file < 0 ||
       !write_all(library.file, static_cast<const char*>(code), bytes))
     return false;
-  library.image =
-      "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(library.file);
+  library.image = "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(library.file);
   show_own_symbols();
   library.handle = dlopen(library.image.c_str(), RTLD_NOW | RTLD_LOCAL);
   return library.handle != nullptr && bind(library.handle, "kiln_sim_entry", library.entry) &&
@@ -148,19 +149,27 @@ void note(const kiln::sim::Statistics& s) {
 
 std::uint32_t element_bytes(CUtensorMapDataType type) {
   switch (type) {
-    case CU_TENSOR_MAP_DATA_TYPE_UINT8: return 1;
-    case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16: return 2;
-    case CU_TENSOR_MAP_DATA_TYPE_FLOAT32: return 4;
-    default: return 0;  // not modelled
+    case CU_TENSOR_MAP_DATA_TYPE_UINT8:
+      return 1;
+    case CU_TENSOR_MAP_DATA_TYPE_BFLOAT16:
+      return 2;
+    case CU_TENSOR_MAP_DATA_TYPE_FLOAT32:
+      return 4;
+    default:
+      return 0;  // not modelled
   }
 }
 
 std::uint32_t span_of(CUtensorMapSwizzle swizzle) {
   switch (swizzle) {
-    case CU_TENSOR_MAP_SWIZZLE_32B: return 32;
-    case CU_TENSOR_MAP_SWIZZLE_64B: return 64;
-    case CU_TENSOR_MAP_SWIZZLE_128B: return 128;
-    default: return 0;
+    case CU_TENSOR_MAP_SWIZZLE_32B:
+      return 32;
+    case CU_TENSOR_MAP_SWIZZLE_64B:
+      return 64;
+    case CU_TENSOR_MAP_SWIZZLE_128B:
+      return 128;
+    default:
+      return 0;
   }
 }
 
@@ -172,8 +181,8 @@ bool obeys_rules(const kiln::sim::TensorMap& map) {
   for (std::uint32_t i = 0; i < map.rank; ++i) {
     if (map.extents[i] == 0 || map.extents[i] > std::uint64_t{1} << 32) return false;
     if (map.box[i] == 0 || map.box[i] > 256) return false;
-    if (i > 0 && (map.stride_bytes[i - 1] % 16 != 0 ||
-                  map.stride_bytes[i - 1] >= std::uint64_t{1} << 40))
+    if (i > 0 &&
+        (map.stride_bytes[i - 1] % 16 != 0 || map.stride_bytes[i - 1] >= std::uint64_t{1} << 40))
       return false;
   }
   return map.rank < 3 || map.box[2] == 1;
@@ -197,12 +206,23 @@ KILN_SIM_API CUresult cuDriverGetVersion(int* version) {
 }
 KILN_SIM_API CUresult cuGetErrorName(CUresult error, const char** name) {
   switch (error) {
-    case kKernelFault: *name = "the kernel broke a rule"; return CUDA_SUCCESS;
-    case CUDA_ERROR_INVALID_VALUE: *name = "CUDA_ERROR_INVALID_VALUE"; return CUDA_SUCCESS;
-    case CUDA_ERROR_INVALID_IMAGE: *name = "CUDA_ERROR_INVALID_IMAGE"; return CUDA_SUCCESS;
-    case CUDA_ERROR_OUT_OF_MEMORY: *name = "CUDA_ERROR_OUT_OF_MEMORY"; return CUDA_SUCCESS;
-    case CUDA_ERROR_NOT_SUPPORTED: *name = "CUDA_ERROR_NOT_SUPPORTED"; return CUDA_SUCCESS;
-    default: return CUDA_ERROR_INVALID_VALUE;
+    case kKernelFault:
+      *name = "the kernel broke a rule";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_INVALID_VALUE:
+      *name = "CUDA_ERROR_INVALID_VALUE";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_INVALID_IMAGE:
+      *name = "CUDA_ERROR_INVALID_IMAGE";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_OUT_OF_MEMORY:
+      *name = "CUDA_ERROR_OUT_OF_MEMORY";
+      return CUDA_SUCCESS;
+    case CUDA_ERROR_NOT_SUPPORTED:
+      *name = "CUDA_ERROR_NOT_SUPPORTED";
+      return CUDA_SUCCESS;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
 }
 KILN_SIM_API CUresult cuGetErrorString(CUresult error, const char** text) {
@@ -226,11 +246,21 @@ KILN_SIM_API CUresult cuDeviceGetName(char* name, int length, CUdevice) {
 }
 KILN_SIM_API CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUdevice) {
   switch (which) {
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 9; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = state().control.num_sms; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = 232448; break;
-    default: *value = 1; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+      *value = 9;
+      break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+      *value = 0;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+      *value = state().control.num_sms;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
+      *value = 232448;
+      break;
+    default:
+      *value = 1;
+      break;
   }
   return CUDA_SUCCESS;
 }
@@ -305,10 +335,17 @@ KILN_SIM_API CUresult cuFuncGetAttribute(int* value, CUfunction_attribute which,
                                          CUfunction function) {
   const Library& library = *reinterpret_cast<Library*>(function);
   switch (which) {
-    case CU_FUNC_ATTRIBUTE_NUM_REGS: *value = library.info[1]; break;
-    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES: *value = 0; break;
-    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = library.info[0]; break;
-    default: return CUDA_ERROR_INVALID_VALUE;
+    case CU_FUNC_ATTRIBUTE_NUM_REGS:
+      *value = library.info[1];
+      break;
+    case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
+      *value = 0;
+      break;
+    case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
+      *value = library.info[0];
+      break;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
   return CUDA_SUCCESS;
 }
@@ -349,6 +386,7 @@ KILN_SIM_API CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction 
   if (!is_launchable(launch, library)) return CUDA_ERROR_INVALID_VALUE;
   s.fault.clear();
   kiln::sim::Machine machine(s.memory, launch, s.control.seed, s.stacks);
+  const kiln::sim::AccessGuard guard;
   try {
     machine.run();
   } catch (const kiln::sim::Fault& fault) {

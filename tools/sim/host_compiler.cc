@@ -87,11 +87,12 @@ std::string assembly_in(const std::string& text) {
 }
 
 [[noreturn]] void refuse(const std::string& file, const std::string& instruction) {
-  throw Error(Status::kUnsupported,
-              fmt::format("{}: the simulator does not model inline assembly there, got \"{}\": move "
-                          "the instruction into templates/ptx.cuh as a function of its name, and "
-                          "spell that function in tools/sim/kernel_side/ptx.cuh",
-                          file, instruction));
+  throw Error(
+      Status::kUnsupported,
+      fmt::format("{}: the simulator does not model inline assembly there, got \"{}\": move "
+                  "the instruction into templates/ptx.cuh as a function of its name, and "
+                  "spell that function in tools/sim/kernel_side/ptx.cuh",
+                  file, instruction));
 }
 
 // The generated wgmma<>: its assembly becomes a call.
@@ -100,10 +101,9 @@ std::string replace_wgmma(const jit::Source& source) {
       R"(asm volatile\(\s*"\{\\n"\s*"\.reg \.pred p;\\n"\s*"setp\.ne\.b32 p, %\d+, 0;\\n"\s*)"
       R"("wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k32\.f32\.(e4m3|e5m2)\.(e4m3|e5m2) )"
       R"(\{[%\d, ]*\}, %\d+, %\d+, p, 1, 1;\\n"\s*"\}\\n"[^;]*;)");
-  return std::regex_replace(
-      source.text, kWgmma,
-      "kiln_sim::mma(sum, a, b, {$1, kiln_sim_$2, kiln_sim_$3}, kAdd != 0, "
-      "kiln_sim::Where::current());");
+  return std::regex_replace(source.text, kWgmma,
+                            "kiln_sim::mma(sum, a, b, {$1, kiln_sim_$2, kiln_sim_$3}, kAdd != 0, "
+                            "kiln_sim::Where::current());");
 }
 
 constexpr std::string_view kPrologue = R"(#include <builtins.h>
@@ -165,10 +165,11 @@ HostCompiler::HostCompiler(TemplateOverrides overrides) : overrides_(std::move(o
   compiler_ = chosen != nullptr && *chosen != '\0' ? chosen : "c++";
   const Output output = run(compiler_ + " --version");
   if (output.status != 0)
-    throw Error(Status::kNoCompiler,
-                fmt::format("the simulator compiles kernels with the host's C++ compiler, and \"{}\" "
-                            "cannot be run: install g++ 11 or newer, or set CXX",
-                            compiler_));
+    throw Error(
+        Status::kNoCompiler,
+        fmt::format("the simulator compiles kernels with the host's C++ compiler, and \"{}\" "
+                    "cannot be run: install g++ 11 or newer, or set CXX",
+                    compiler_));
   version_ = output.text.substr(0, output.text.find('\n'));
 }
 
@@ -181,9 +182,17 @@ std::string HostCompiler::fingerprint() const {
 }
 
 std::vector<std::string> HostCompiler::options(jit::Arch) const {
-  std::vector<std::string> options = {"-std=c++20", "-O1", "-g1", "-w", "-fPIC", "-shared",
-                                      "-fno-math-errno", "-ffp-contract=fast",
-                                      "-fno-extern-tls-init"};  // __shared__ needs no initialisation
+  std::vector<std::string> options = {"-std=c++20",
+                                      "-O1",
+                                      "-g1",
+                                      "-w",
+                                      "-fPIC",
+                                      "-shared",
+                                      "-fno-math-errno",
+                                      "-ffp-contract=fast",
+                                      "-fno-extern-tls-init",  // __shared__ needs no initialisation
+                                      "-fno-strict-aliasing",
+                                      "-fnon-call-exceptions"};  // tools/sim/access.h
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     options.insert(options.end(), {"-mavx2", "-mfma"});  // a multiply-add rounds once, as on a GPU
@@ -246,11 +255,13 @@ std::string simulator_library() {
 
 Control& control(const std::string& library) {
   void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-  const auto function =
-      handle != nullptr ? reinterpret_cast<ControlFunction*>(dlsym(handle, kControlSymbol)) : nullptr;
+  const auto function = handle != nullptr
+                            ? reinterpret_cast<ControlFunction*>(dlsym(handle, kControlSymbol))
+                            : nullptr;
   if (function == nullptr)
-    throw Error(Status::kNoDevice, fmt::format("{} is not the simulator's library: {}", library,
-                                               handle == nullptr ? dlerror() : "no control symbol"));
+    throw Error(Status::kNoDevice,
+                fmt::format("{} is not the simulator's library: {}", library,
+                            handle == nullptr ? dlerror() : "no control symbol"));
   return *function();
 }
 

@@ -1,6 +1,6 @@
 // Compiles rendered kernels for the simulator, with the host's C++ compiler: the same program text
-// and templates as NVRTC gets, but for templates/ptx.cuh and the text of wgmma<>, which become calls
-// of the model. What is inline assembly elsewhere is refused with the instruction's name.
+// and templates as NVRTC gets, but for templates/ptx.cuh and the text of wgmma<>, which become
+// calls of the model. What is inline assembly elsewhere is refused with the instruction's name.
 #pragma once
 
 #include <map>

@@ -111,18 +111,17 @@ void Machine::start_cta(std::uint32_t rank, std::uint32_t block) {
     thread.number = i;
     thread.lane = i % 32;
     thread.slow = has_slow_lanes_ && thread.lane == slow_lane;
-    thread.context = boost::context::fiber(
-        std::allocator_arg, PooledStacks{&stacks_},
-        [this, &thread](boost::context::fiber&& scheduler) {
-          thread.scheduler = std::move(scheduler);
-          try {
-            launch_.entry(launch_.params);
-            thread_exits(&thread);
-          } catch (const Fault& fault) {
-            error_ = fault.what();
-          }
-          return std::move(thread.scheduler);
-        });
+    thread.context = boost::context::fiber(std::allocator_arg, PooledStacks{&stacks_},
+                                           [this, &thread](boost::context::fiber&& scheduler) {
+                                             thread.scheduler = std::move(scheduler);
+                                             try {
+                                               launch_.entry(launch_.params);
+                                               thread_exits(&thread);
+                                             } catch (const Fault& fault) {
+                                               error_ = fault.what();
+                                             }
+                                             return std::move(thread.scheduler);
+                                           });
     runnable_.push_back(&thread);
   }
   cta.alive = launch_.block.x;
@@ -157,7 +156,9 @@ Thread* Machine::pick_thread() {
     index = random_.below(size);
   if (uses_priority_) {
     const std::uint32_t other = random_.below(size);
-    if (!runnable_[other]->slow && runnable_[other]->warp->priority > runnable_[index]->warp->priority) index = other;
+    if (!runnable_[other]->slow &&
+        runnable_[other]->warp->priority > runnable_[index]->warp->priority)
+      index = other;
   }
   Thread* const thread = runnable_[index];
   runnable_[index] = runnable_.back();
@@ -253,8 +254,9 @@ const AsyncOp* Machine::find_reader(const Cta& cta, std::uint32_t address) const
 
 void Machine::thread_exits(Thread* thread) {
   if (!thread->bulk.idle()) {
-    fail({}, "the thread ends while its bulk stores still read shared memory: end with "
-             "cp.async.bulk.wait_group.read 0");
+    fail({},
+         "the thread ends while its bulk stores still read shared memory: end with "
+         "cp.async.bulk.wait_group.read 0");
   }
   thread->exited = true;
   --alive_;

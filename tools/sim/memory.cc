@@ -58,9 +58,9 @@ bool GlobalMemory::release(const void* address) {
 }
 
 const GlobalMemory::Allocation* GlobalMemory::find(const void* address) const {
-  const auto after = std::upper_bound(
-      allocations_.begin(), allocations_.end(), static_cast<const char*>(address),
-      [](const char* wanted, const Allocation& a) { return wanted < a.begin; });
+  const auto after =
+      std::upper_bound(allocations_.begin(), allocations_.end(), static_cast<const char*>(address),
+                       [](const char* wanted, const Allocation& a) { return wanted < a.begin; });
   return after == allocations_.begin() ? nullptr : &*(after - 1);
 }
 

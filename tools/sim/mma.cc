@@ -35,17 +35,18 @@ void check_lines(const Cta& cta, const Operand& o, const char* name, const Where
     const Line& line = line_of(row);
     if (line.load == 0) continue;
     if (line.swizzle != o.span)
-      machine->fail(where, fmt::format("operand {} of wgmma is read with a swizzle of {} bytes, but "
-                                       "{} was written with one of {}",
-                                       name, o.span, machine->name_of(cta, o.line(row)),
-                                       line.swizzle));
+      machine->fail(where,
+                    fmt::format("operand {} of wgmma is read with a swizzle of {} bytes, but "
+                                "{} was written with one of {}",
+                                name, o.span, machine->name_of(cta, o.line(row)), line.swizzle));
     if (row == 0) continue;
     const Line& before = line_of(row - 1);
     if (before.load == line.load && before.row + 1 != line.row)
-      machine->fail(where, fmt::format("row {} of operand {} of wgmma is row {} of the box that TMA "
-                                       "loaded, and the row before it is row {}: the stride of the "
-                                       "descriptor ({} bytes for 8 rows) is wrong",
-                                       row, name, line.row, before.row, o.stride));
+      machine->fail(where,
+                    fmt::format("row {} of operand {} of wgmma is row {} of the box that TMA "
+                                "loaded, and the row before it is row {}: the stride of the "
+                                "descriptor ({} bytes for 8 rows) is wrong",
+                                row, name, line.row, before.row, o.stride));
   }
 }
 
@@ -73,15 +74,16 @@ void start_reading(Cta& cta, const Operand& o, const char* name, bool filled, co
   const std::uint32_t last = o.line(o.rows - 1);
   for (const std::uint32_t address : {o.line(0), last}) {
     if (!cta.shared.contains(address, 32))
-      machine->fail(where, fmt::format("operand {} of wgmma reads shared address {:#x}, outside the "
-                                       "{} bytes of the CTA's shared memory",
-                                       name, address, cta.shared.size()));
+      machine->fail(where,
+                    fmt::format("operand {} of wgmma reads shared address {:#x}, outside the "
+                                "{} bytes of the CTA's shared memory",
+                                name, address, cta.shared.size()));
   }
   if (machine->piece_of(o.line(0)) != machine->piece_of(last))
-    machine->fail(where, fmt::format("operand {} of wgmma begins in {} and ends in {}: the "
-                                     "descriptor's address or stride is wrong",
-                                     name, machine->name_of(cta, o.line(0)),
-                                     machine->name_of(cta, last)));
+    machine->fail(where,
+                  fmt::format("operand {} of wgmma begins in {} and ends in {}: the "
+                              "descriptor's address or stride is wrong",
+                              name, machine->name_of(cta, o.line(0)), machine->name_of(cta, last)));
   check_lines(cta, o, name, where);
   for (std::uint32_t row = 0; row < o.rows; ++row) {
     for (std::uint32_t u = 0; u < kUnits; ++u) {
@@ -140,9 +142,10 @@ void deliver(Accumulators& a, std::uint32_t lane, const Where& where) {
   float* const registers = a.registers[lane];
   for_fragment(lane, a.n, [&](std::uint32_t i, std::uint32_t row, std::uint32_t column) {
     if (std::bit_cast<std::uint32_t>(registers[i]) != kiln_sim::kInFlight)
-      machine->fail(where, fmt::format("accumulator register {} was written while a WGMMA on it was "
-                                       "in flight",
-                                       i));
+      machine->fail(where,
+                    fmt::format("accumulator register {} was written while a WGMMA on it was "
+                                "in flight",
+                                i));
     registers[i] = a.values[row * a.n + column];
   });
   a.delivered |= 1u << lane;
@@ -222,8 +225,9 @@ void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& sha
   Warp& warp = *thread.warp;
   const std::uint32_t lane = thread.lane;
   if ((warp.fenced >> lane & 1) == 0)
-    machine->fail(where, "wgmma without wgmma.fence: one is needed before the first wgmma after the "
-                         "accumulators were used otherwise");
+    machine->fail(where,
+                  "wgmma without wgmma.fence: one is needed before the first wgmma after the "
+                  "accumulators were used otherwise");
   MmaOp& op = join(warp, lane, where);
   Accumulators* accumulators = in_flight(warp, lane, registers);
   if (op.joined == 0) {
@@ -236,8 +240,9 @@ void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& sha
     op.accumulators = accumulators != nullptr ? accumulators : &new_accumulators(warp, shape.n);
     op.accumulators->last_op = warp.issued[lane];
   } else if (op.a != a || op.b != b || op.shape != shape || op.add != add) {
-    machine->fail(where, "the lanes of a warp give wgmma different operands: descriptors, shape and "
-                         "scale-d must be the same in all of them");
+    machine->fail(where,
+                  "the lanes of a warp give wgmma different operands: descriptors, shape and "
+                  "scale-d must be the same in all of them");
   }
   if (accumulators != nullptr && accumulators != op.accumulators)
     machine->fail(where, "the lanes of a warp give wgmma accumulators of different operations");

@@ -9,10 +9,10 @@ namespace kiln::sim {
 
 // Rows of a K-major operand in shared memory, as a matrix descriptor says.
 struct Operand {
-  std::uint32_t start = 0;        // of the first row; the swizzle is not applied
-  std::uint32_t stride = 0;       // of 8 rows
-  std::uint32_t span = 0;         // of the swizzle, and from row to row
-  std::uint32_t first_row = 0;    // of the warp
+  std::uint32_t start = 0;      // of the first row; the swizzle is not applied
+  std::uint32_t stride = 0;     // of 8 rows
+  std::uint32_t span = 0;       // of the swizzle, and from row to row
+  std::uint32_t first_row = 0;  // of the warp
   std::uint32_t rows = 0;
 
   std::uint32_t line(std::uint32_t row) const {

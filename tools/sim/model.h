@@ -45,14 +45,14 @@ using WaitList = std::vector<Thread*>;
 // What a thread waits for: text is made of it only when somebody asks.
 enum class Waiting : std::uint8_t {
   kNothing,
-  kBarrier,       // a: address, b: parity
-  kThreads,       // __syncthreads
+  kBarrier,  // a: address, b: parity
+  kThreads,  // __syncthreads
   kCluster,
   kWarp,
-  kRegisters,     // a: how many
-  kBulk,          // a: groups that may be pending
-  kCopies,        // a: likewise
-  kMma            // a: likewise
+  kRegisters,  // a: how many
+  kBulk,       // a: groups that may be pending
+  kCopies,     // a: likewise
+  kMma         // a: likewise
 };
 struct Reason {
   Waiting what = Waiting::kNothing;
@@ -90,9 +90,10 @@ class AsyncOp {
 
 // Groups of a thread's bulk stores or small copies.
 struct Groups {
-  std::deque<std::uint32_t> pending;  // of each closed group, oldest first: pieces that are not done
-  std::uint64_t closed = 0;           // groups ever closed; the open one has this number
-  std::uint32_t open = 0;             // pieces of the open one
+  std::deque<std::uint32_t>
+      pending;               // of each closed group, oldest first: pieces that are not done
+  std::uint64_t closed = 0;  // groups ever closed; the open one has this number
+  std::uint32_t open = 0;    // pieces of the open one
   WaitList waiting;
 
   std::uint64_t add() { return ++open, closed; }
@@ -109,6 +110,7 @@ struct Thread : Self {
   boost::context::fiber context, scheduler;
   Reason reason;
   bool exited = false;
+  bool waited = false;   // for the launch before
   bool slow = false;     // runs when hardly anything else can
   bool reports = false;  // shall write down its call chain and wait on
   std::vector<void*> chain;
@@ -143,9 +145,9 @@ struct Warp {
   // WGMMAs. Operation i of the warp is ops[i - done].
   std::deque<std::unique_ptr<MmaOp>> ops;
   std::uint64_t ops_done = 0;
-  std::uint64_t issued[32] = {};                 // by each lane
-  std::vector<std::uint64_t> groups[32];         // ends of each lane's groups
-  std::uint32_t fenced = 0;                      // lanes
+  std::uint64_t issued[32] = {};          // by each lane
+  std::vector<std::uint64_t> groups[32];  // ends of each lane's groups
+  std::uint32_t fenced = 0;               // lanes
   std::vector<std::unique_ptr<Accumulators>> accumulators;
   WaitList mma_waiting;
 };

@@ -26,8 +26,7 @@ struct Walk {
 
 _Unwind_Reason_Code take_frame(_Unwind_Context* context, void* data) {
   auto& walk = *static_cast<Walk*>(data);
-  if (walk.chain.size() < 64)
-    walk.chain.push_back(reinterpret_cast<void*>(_Unwind_GetIP(context)));
+  if (walk.chain.size() < 64) walk.chain.push_back(reinterpret_cast<void*>(_Unwind_GetIP(context)));
   return _URC_NO_REASON;
 }
 
@@ -80,8 +79,8 @@ std::vector<std::vector<std::string>> symbolised(const std::string& image,
     for (void* const pc : chains[i]) {
       Dl_info info{};
       if (dladdr(pc, &info) == 0 || info.dli_fname == nullptr || image != info.dli_fname) continue;
-      command += fmt::format(
-          " {:#x}", static_cast<char*>(pc) - static_cast<char*>(info.dli_fbase) - 1);
+      command +=
+          fmt::format(" {:#x}", static_cast<char*>(pc) - static_cast<char*>(info.dli_fbase) - 1);
       owners.push_back(i);
     }
   }
@@ -160,14 +159,15 @@ std::string Machine::waits_of(const Thread& thread) const {
   switch (r.what) {
     case Waiting::kBarrier: {
       const Barrier& barrier = thread.cta->barriers.at(r.a);
-      return fmt::format("waits for {} with parity {}: {} of {} arrivals and {} bytes are missing, "
-                         "{} phases were completed",
-                         name_of(*thread.cta, r.a), r.b, barrier.pending, barrier.expected,
-                         barrier.bytes, barrier.phase);
+      return fmt::format(
+          "waits for {} with parity {}: {} of {} arrivals and {} bytes are missing, "
+          "{} phases were completed",
+          name_of(*thread.cta, r.a), r.b, barrier.pending, barrier.expected, barrier.bytes,
+          barrier.phase);
     }
     case Waiting::kThreads:
-      return fmt::format("waits at __syncthreads, where {} of {} threads are",
-                         thread.cta->at_sync, thread.cta->threads.size());
+      return fmt::format("waits at __syncthreads, where {} of {} threads are", thread.cta->at_sync,
+                         thread.cta->threads.size());
     case Waiting::kCluster:
       return fmt::format("waits for the cluster, of which {} threads arrived and {} live",
                          at_cluster_, alive_);
@@ -175,16 +175,21 @@ std::string Machine::waits_of(const Thread& thread) const {
       return fmt::format("waits for its warp, of which the lanes {:#010x} are there",
                          thread.warp->arrived);
     case Waiting::kRegisters:
-      return fmt::format("waits in setmaxnreg for {} registers per thread, {} more for its warp; "
-                         "the CTA has {} free",
-                         r.a, (r.a - thread.warp->registers) * 32, thread.cta->free_registers);
-    case Waiting::kBulk: return fmt::format("waits until at most {} bulk groups are pending", r.a);
-    case Waiting::kCopies: return fmt::format("waits until at most {} cp.async groups are", r.a);
+      return fmt::format(
+          "waits in setmaxnreg for {} registers per thread, {} more for its warp; "
+          "the CTA has {} free",
+          r.a, (r.a - thread.warp->registers) * 32, thread.cta->free_registers);
+    case Waiting::kBulk:
+      return fmt::format("waits until at most {} bulk groups are pending", r.a);
+    case Waiting::kCopies:
+      return fmt::format("waits until at most {} cp.async groups are", r.a);
     case Waiting::kMma:
-      return fmt::format("waits until at most {} WGMMA groups are pending: the other lanes of the "
-                         "warp have not issued them",
-                         r.a);
-    case Waiting::kNothing: break;
+      return fmt::format(
+          "waits until at most {} WGMMA groups are pending: the other lanes of the "
+          "warp have not issued them",
+          r.a);
+    case Waiting::kNothing:
+      break;
   }
   return "can run";
 }
@@ -200,8 +205,8 @@ void Machine::deadlock() {
   std::map<std::string, Thread*> first;
   std::map<std::string, int> counts;
   for (Thread* const thread : blocked) {
-    const std::string key = fmt::format("{:3} {:3} {}", thread->cta->rank, thread->warp->number,
-                                        waits_of(*thread));
+    const std::string key =
+        fmt::format("{:3} {:3} {}", thread->cta->rank, thread->warp->number, waits_of(*thread));
     if (++counts[key] == 1) first[key] = thread;
   }
   for (const auto& [key, thread] : first) {
@@ -210,8 +215,8 @@ void Machine::deadlock() {
     chains.push_back(thread->chain);
   }
   const auto frames = symbolised(launch_.image, chains);
-  std::string text = fmt::format("{}: deadlock: nothing is in flight and every thread waits",
-                                 launch_.name);
+  std::string text =
+      fmt::format("{}: deadlock: nothing is in flight and every thread waits", launch_.name);
   std::size_t i = 0;
   for (const auto& [key, thread] : first) {
     const std::string role = role_of(frames[i]), chain = joined(frames[i]);

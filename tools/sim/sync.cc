@@ -196,6 +196,8 @@ void set_max_registers(std::uint32_t registers, bool increase, const Where& wher
   }
 }
 
+void grid_wait() { machine->current->waited = true; }
+
 void sync_warp(const Where& where) { machine->meet(Exchange::kSync, 0, where); }
 
 std::uint64_t shuffle(std::uint64_t value, std::uint32_t from, const Where& where) {

@@ -52,6 +52,9 @@ KILN_SIM_API void sync_warp(const Where& where);
 KILN_SIM_API std::uint64_t shuffle(std::uint64_t value, std::uint32_t from, const Where& where);
 KILN_SIM_API std::uint32_t ballot(bool value, const Where& where);
 
+// ---- dependent launches ----
+KILN_SIM_API void grid_wait();
+
 // ---- asynchronous copies ----
 // mask 0: into this CTA alone.
 KILN_SIM_API void tma_load(std::uint32_t to, const void* map, const std::uint32_t* at,

@@ -2,13 +2,13 @@
 // kernel.
 #pragma once
 
+#include <api.h>
+
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-
-#include <api.h>
 
 // base.cuh shall declare its types as for the device.
 #define __CUDACC_RTC__

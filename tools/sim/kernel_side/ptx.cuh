@@ -51,9 +51,10 @@ KILN_DEVICE void setmaxnreg_inc(KILN_HERE) {
   kiln_sim::set_max_registers(kRegisters, true, where);
 }
 
-// ---- programmatic dependent launch: launches run one after the other ----
+// ---- programmatic dependent launch: launches run one after the other, but a thread must not ----
+// ---- touch what the one before may still write until it has waited                         ----
 
-KILN_DEVICE void griddepcontrol_wait() {}
+KILN_DEVICE void griddepcontrol_wait() { kiln_sim::grid_wait(); }
 KILN_DEVICE void griddepcontrol_launch_dependents() {}
 
 // ---- TMA; L2 policies change no result ----
