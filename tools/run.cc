@@ -37,10 +37,10 @@ a total of groups times the mean. grouped_k rounds each K up to 128. FLOPs and b
 rows of groups only, not padding. --check looks at every group, and at rows of no group, which must
 not have been written; before the launch those are NaN in A, in its scales and in D.
 
-JSON keys (with --device sim those of time are null): device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m,
+JSON keys: device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m,
 skew, group_sizes, launch_m, launch_k (these four of grouped layouts), tile, reason, registers,
 smem_bytes, spill_bytes, us, best_us, repeat, tflops, gb_per_s, roofline_us, roofline_percent,
-check: null or {difference, max_abs_error, stray_rows, passed}, error}.
+check: null or {difference, max_abs_error, stray_rows, passed}, error}. With --device sim those of time are null.
 
 Exit codes: 0 all ran (and passed); 1 a check or a problem failed; 2 usage or a bad file; 3 no
 usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",

@@ -148,6 +148,48 @@ const std::vector<Fault> kAsyncFaults{
      {"read too early"}},
 };
 
+// Ordinary accesses of several threads that nothing orders.
+const std::vector<Fault> kRaceFaults{
+    {"column scales are read after the stage was released",
+     "gemm.cuh",
+     "release(c, stage);\n    if constexpr (kEarlyProducts) {\n      promote",
+     "release(c, stage);\n    if (kColumnScales) load_column_scales(columns, c, stage, "
+     "tile_column);\n    if constexpr (kEarlyProducts) {\n      promote",
+     "dense 1d1d: tails",
+     {"read too early", "wrong result"}},
+    {"rows are copied before all lanes have staged them",
+     "gemm_store.cuh",
+     "    __syncwarp();\n    if (at.valid != 0) copy_valid_rows",
+     "    if (at.valid != 0) copy_valid_rows",
+     "contiguous: ends",
+     {"read too early", "wrong result"}},
+    {"the group table is read before it is made",
+     "gemm_groups.cuh",
+     "      table.first_partial.set(p.groups, partial);\n    }\n  }\n  __syncthreads();",
+     "      table.first_partial.set(p.groups, partial);\n    }\n  }",
+     "contiguous: ends",
+     {"read too early", "wrong result", "deadlock"}},
+    {"row scales are handed on before all lanes have written them",
+     "gemm_produce.cuh",
+     "      __syncwarp();\n      if (lane % 32 == 0) mbarrier_arrive",
+     "      if (lane % 32 == 0) mbarrier_arrive",
+     "dense 1d2d: tails",
+     {"read too early", "wrong result", "deadlock"}},
+    {"lanes stage D before the slot was found free",
+     "gemm_store.cuh",
+     "      if (c.lane == 0) wait_slot_free();\n      __syncwarp();\n",
+     "      if (c.lane == 0) wait_slot_free();\n",
+     "dense 1d2d: FP32, wide tile",
+     {"overwritten too early"}},
+    {"a tile is announced in a stage that is still in use",
+     "gemm_produce.cuh",
+     "    wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);\n    write_tile(smem + "
+     "kSmem.site + ring.stage * kSiteBytes,\n               {s.row",
+     "    write_tile(smem + kSmem.site + ring.stage * kSiteBytes,\n               {s.row",
+     "contiguous: labels",
+     {"wrong result", "deadlock", "read too early"}},
+};
+
 // Addresses, registers, clusters and values.
 const std::vector<Fault> kOtherFaults{
     {"the descriptor says another swizzle",
@@ -306,6 +348,7 @@ TEST_CASE("faults of barriers and phases are found and named", "[sim]") {
 TEST_CASE("faults of asynchronous reads and writes are found and named", "[sim]") {
   check_all(kAsyncFaults);
 }
+TEST_CASE("faults of ordinary accesses are found and named", "[sim]") { check_all(kRaceFaults); }
 TEST_CASE("faults of addresses, registers, clusters and values are found and named", "[sim]") {
   check_all(kOtherFaults);
 }
