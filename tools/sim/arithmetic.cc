@@ -75,6 +75,10 @@ KILN_SIM_CLONES void multiply_add(float* values, const float* a, const float* b,
   }
 }
 
+KILN_SIM_CLONES void take_later(std::uint32_t* to, const std::uint32_t* from, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) to[i] = to[i] > from[i] ? to[i] : from[i];
+}
+
 }  // namespace kiln::sim
 
 namespace kiln_sim {

@@ -54,7 +54,8 @@ class LoadOp : public AsyncOp {
         cta_(cta),
         to_(to),
         map_(map),
-        barrier_(barrier) {
+        barrier_(barrier),
+        clock_(issuer->clocks[machine->number_of(*issuer)]) {
     std::copy_n(at, map.rank, at_);
   }
 
@@ -77,7 +78,7 @@ class LoadOp : public AsyncOp {
     const std::uint32_t first = SharedMemory::word(to_), words = box_bytes(map_) / 4;
     std::fill_n(cta_.shared.filling.begin() + first, words, 0);
     std::fill_n(cta_.shared.written.begin() + first, words, 1);
-    machine->complete_bytes(cta_, barrier_, box_bytes(map_));
+    machine->complete_bytes(cta_, barrier_, box_bytes(map_), machine->number_of(*issuer), clock_);
     return false;
   }
 
@@ -97,6 +98,7 @@ class LoadOp : public AsyncOp {
   TensorMap map_;
   std::int32_t at_[3] = {};
   std::uint32_t barrier_;
+  std::uint32_t clock_;  // of the issuer
 };
 
 // First it reads shared memory, then, much later perhaps, it writes global memory.
@@ -294,6 +296,7 @@ void start_load(Cta& cta, std::uint32_t to, const TensorMap& map, const std::uin
                               m.name_of(cta, barrier)));
   check_writable(cta, to, box_bytes(map), "a TMA load", where);
   check_fenced(cta, to, box_bytes(map), "a TMA load", where);
+  order_async_write(*m.current, cta, to, box_bytes(map), where);
   auto op = std::make_unique<LoadOp>(cta, to, map, at, barrier, where);
   LoadOp& load = *op;
   m.add(std::move(op));
@@ -349,7 +352,9 @@ void tma_store(const void* address, const std::uint32_t* at, std::uint32_t rank,
                                 m.name_of(cta, kSharedBase + w * 4)));
     ++cta.shared.readers[w];
   }
-  m.add(std::make_unique<StoreOp>(map, at, from, add, m.current->bulk.add(), where));
+  const std::uint64_t group = m.current->bulk.add();
+  order_store_read(*m.current, from, bytes, group, where);
+  m.add(std::make_unique<StoreOp>(map, at, from, add, group, where));
   ++m.statistics().stores;
 }
 
@@ -359,6 +364,7 @@ void bulk_wait_read(std::uint32_t pending, const Where& where) {
   Groups& groups = machine->current->bulk;
   machine->wait_until(groups.waiting, {Waiting::kBulk, pending, 0, where},
                       [&] { return groups.at_most(pending); });
+  order_bulk_wait(*machine->current, pending);
 }
 
 void proxy_fence() {
@@ -384,6 +390,7 @@ void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes, bool va
     m.fail(where, fmt::format("cp.async of {} bytes reads outside device memory: {}", bytes,
                               m.global.describe(from)));
   check_writable(cta, to, bytes, "cp.async", where);
+  order_store(*m.current, to, bytes, where);
   auto op = std::make_unique<CopyOp>(to, from, bytes, valid, m.current->copies.add(), where);
   CopyOp& copy = *op;
   m.add(std::move(op));
@@ -415,6 +422,7 @@ void load_shared(std::uint32_t address, void* to, std::uint32_t bytes, const Whe
     if (cta.shared.written[w] == 0)
       m.fail(where, fmt::format("read too early: {} was never written", m.name_of(cta, address)));
   }
+  order_load(*m.current, address, bytes, where);
   std::memcpy(to, cta.shared.at(address), bytes);
 }
 
@@ -426,6 +434,7 @@ void store_shared(std::uint32_t address, const void* from, std::uint32_t bytes,
   Cta& cta = *thread.cta;
   check_range(cta, address, bytes, bytes, "a store", where);
   check_writable(cta, address, bytes, "a store", where);
+  order_store(thread, address, bytes, where);
   std::memcpy(cta.shared.at(address), from, bytes);
   for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes);
        ++w) {

@@ -119,6 +119,7 @@ constexpr std::string_view kGemmRegions = R"(
     {"SFB", "stage", kSmem.sfb, kSmem.sfb_stage_bytes, kStages},
     {"row-major SFA", "half", kSmem.sfa_rows, kSmem.sfa_group_bytes, 2},
     {"site", "stage", kSmem.site, kSiteBytes, kStages},
+    {"group table", "array", kSmem.groups, (kGroupCapacity + 1) * 4, kRowGroups ? 4u : 0u},
     {"barrier full", "stage", kSmem.full, 8, kStages},
     {"barrier empty", "stage", kSmem.empty, 8, kStages},
     {"barrier c_full", "slot", kSmem.c_full, 8, kSlots * kConsumers * 4},

@@ -84,6 +84,8 @@ void Machine::start_cluster(std::uint32_t first_block) {
   runnable_.clear();
   alive_ = at_cluster_ = 0;
   cluster_generation_ = 0;
+  cluster_meeting_.clear();
+  cluster_met_.clear();
   for (std::uint32_t rank = 0; rank < launch_.cluster; ++rank) start_cta(rank, first_block + rank);
 }
 
@@ -91,6 +93,7 @@ void Machine::start_cta(std::uint32_t rank, std::uint32_t block) {
   Cta& cta = *ctas.emplace_back(std::make_unique<Cta>());
   cta.rank = rank;
   cta.shared.reset(launch_.smem_bytes);
+  cta.order.reset(launch_.smem_bytes);
   std::uint32_t slow_lane = 0;
   for (std::uint32_t i = 0; i < launch_.block.x; ++i) {
     if (i % 32 == 0) {
@@ -109,6 +112,8 @@ void Machine::start_cta(std::uint32_t rank, std::uint32_t block) {
     thread.cta = &cta;
     thread.warp = cta.warps.back().get();
     thread.number = i;
+    thread.clocks.assign(launch_.cluster * launch_.block.x, 0);
+    thread.clocks[rank * launch_.block.x + i] = 1;
     thread.lane = i % 32;
     thread.slow = has_slow_lanes_ && thread.lane == slow_lane;
     thread.context = boost::context::fiber(std::allocator_arg, PooledStacks{&stacks_},
@@ -260,11 +265,7 @@ void Machine::thread_exits(Thread* thread) {
   }
   thread->exited = true;
   --alive_;
-  if (at_cluster_ > 0 && at_cluster_ == alive_) {
-    at_cluster_ = 0;
-    ++cluster_generation_;
-    notify(cluster_waiting_);
-  }
+  maybe_end_cluster_barrier();
   if (--thread->cta->alive == 0) cta_exits(*thread->cta);
 }
 
@@ -279,9 +280,17 @@ void Machine::cta_exits(Cta& cta) {
 
 void Machine::arrive_cluster() {
   current->cluster_generation = cluster_generation_;
-  if (++at_cluster_ < alive_) return;
+  release(*current, cluster_meeting_);
+  ++at_cluster_;
+  maybe_end_cluster_barrier();
+}
+
+// Threads that have ended count as arrived.
+void Machine::maybe_end_cluster_barrier() {
+  if (at_cluster_ == 0 || at_cluster_ < alive_) return;
   at_cluster_ = 0;
   ++cluster_generation_;
+  cluster_met_ = std::exchange(cluster_meeting_, {});
   notify(cluster_waiting_);
 }
 

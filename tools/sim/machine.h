@@ -59,12 +59,15 @@ class Machine {
   void arrive_cluster();
   std::uint64_t cluster_generation() const { return cluster_generation_; }
   WaitList& cluster_waiting() { return cluster_waiting_; }
+  const Clocks& cluster_met() const { return cluster_met_; }
 
   // ---- barriers ----
   Barrier& barrier_at(Cta& cta, std::uint32_t address, const Where& where);
   void arrive(Cta& cta, std::uint32_t address, std::uint32_t count, std::uint32_t bytes,
               const Where& where);
-  void complete_bytes(Cta& cta, std::uint32_t address, std::uint32_t bytes);
+  // A load that `issuer` issued at `clock` has landed.
+  void complete_bytes(Cta& cta, std::uint32_t address, std::uint32_t bytes, std::uint32_t issuer,
+                      std::uint32_t clock);
 
   // ---- failures ----
   // The rule that was broken; place and thread are added. `by`: null for the running thread.
@@ -79,6 +82,13 @@ class Machine {
   GlobalMemory& global;
   std::vector<std::unique_ptr<Cta>> ctas;  // of the cluster
   const Launch& launch() const { return launch_; }
+  // Threads are numbered through the cluster.
+  std::uint32_t number_of(const Thread& thread) const {
+    return thread.cta->rank * launch_.block.x + thread.number;
+  }
+  const Thread& thread(std::uint32_t number) const {
+    return *ctas[number / launch_.block.x]->threads[number % launch_.block.x];
+  }
   Statistics& statistics() { return statistics_; }
 
  private:
@@ -92,6 +102,7 @@ class Machine {
   void step(std::size_t kind);
   void thread_exits(Thread* thread);
   void cta_exits(Cta& cta);
+  void maybe_end_cluster_barrier();
   void maybe_complete(Cta& cta, std::uint32_t address, Barrier& barrier);
   [[noreturn]] void deadlock();
   std::string waits_of(const Thread& thread) const;
@@ -113,6 +124,7 @@ class Machine {
   std::uint32_t at_cluster_ = 0;
   std::uint64_t cluster_generation_ = 0;
   WaitList cluster_waiting_;
+  Clocks cluster_meeting_, cluster_met_;
   std::string error_;
 };
 

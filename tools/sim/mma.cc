@@ -171,6 +171,8 @@ void start(Warp& warp, MmaOp& op) {
   Cta& cta = *warp.cta;
   start_reading(cta, op.operand_a, "A", false, op.where);
   start_reading(cta, op.operand_b, "B", true, op.where);
+  for (const Operand* o : {&op.operand_a, &op.operand_b})
+    for (std::uint32_t row = 0; row < o->rows; ++row) order_mma_read(warp, o->line(row), op.index);
   op.started = true;
   ++machine->statistics().mmas;
   if (warp.ops.front().get() == &op) machine->add_ready(&warp);
@@ -235,6 +237,7 @@ void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& sha
     op.b = b;
     op.shape = shape;
     op.add = add;
+    op.index = warp.issued[lane] - 1;
     op.operand_a = decode(a, warp.number % 4 * 16, 16, where);
     op.operand_b = decode(b, 0, shape.n, where);
     op.accumulators = accumulators != nullptr ? accumulators : &new_accumulators(warp, shape.n);
@@ -260,6 +263,7 @@ void mma_wait(std::uint32_t pending, const Where& where) {
   Machine& m = *machine;
   Thread& thread = *m.current;
   Warp& warp = *thread.warp;
+  const std::uint32_t lane0 = m.number_of(*thread.cta->threads[warp.number * 32]);
   m.meet(Exchange::kMma, 1, where);
   auto& groups = warp.groups[thread.lane];
   warp.fenced &= ~(1u << thread.lane);
@@ -267,6 +271,7 @@ void mma_wait(std::uint32_t pending, const Where& where) {
   const std::uint64_t until = groups[groups.size() - pending - 1];
   m.wait_until(warp.mma_waiting, {Waiting::kMma, pending, 0, where},
                [&] { return warp.ops_done >= until; });
+  order_mma_wait(warp, until, warp.met[lane0]);  // which every lane has now
   groups.erase(groups.begin(), groups.end() - pending);
   for (const auto& a : warp.accumulators)
     if (a->last_op <= until && (a->captured & ~a->delivered) >> thread.lane & 1)

@@ -36,6 +36,7 @@ struct MmaOp : AsyncOp {
   bool add = false;
   bool started = false;  // its reads are noted
   std::uint32_t joined = 0;
+  std::uint64_t index = 0;  // among the warp's
   Operand operand_a, operand_b;
   Accumulators* accumulators = nullptr;
 };

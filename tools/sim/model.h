@@ -17,6 +17,7 @@
 #include "tools/sim/fiber_stacks.h"
 #include "tools/sim/kernel_side/api.h"
 #include "tools/sim/memory.h"
+#include "tools/sim/order.h"
 #include "tools/sim/random.h"
 #include "tools/sim/tensor.h"
 
@@ -67,6 +68,7 @@ struct Barrier {
   std::uint32_t in_flight = 0;              // loads that will complete on it
   bool fenced = false;
   std::uint32_t initialiser = 0;
+  Clocks arrived, completed;  // of this phase so far, of the last one
   WaitList waiting;
 };
 
@@ -115,6 +117,8 @@ struct Thread : Self {
   bool reports = false;  // shall write down its call chain and wait on
   std::vector<void*> chain;
   std::uint64_t cluster_generation = 0;
+  Clocks clocks;
+  std::vector<std::uint32_t> bulk_waits;  // by group: the clock when it was waited for
   Groups bulk, copies;
   std::vector<std::uint32_t> dirty_words;
 };
@@ -150,11 +154,16 @@ struct Warp {
   std::uint32_t fenced = 0;               // lanes
   std::vector<std::unique_ptr<Accumulators>> accumulators;
   WaitList mma_waiting;
+  std::vector<std::uint32_t>
+      mma_waits;  // by operation: the first lane's clock when it was waited for
+  Clocks meeting, met;
 };
 
 struct Cta {
   std::uint32_t rank = 0;
   SharedMemory shared;
+  Order order;
+  Clocks syncing, synced;
   std::unordered_map<std::uint32_t, Barrier> barriers;
   std::vector<std::unique_ptr<Thread>> threads;
   std::vector<std::unique_ptr<Warp>> warps;

@@ -1,6 +1,8 @@
 // Barriers, warps, clusters and registers: the calls of kernel_side/api.h that move no data.
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "tools/sim/machine.h"
 
 namespace kiln::sim {
@@ -33,6 +35,7 @@ void Machine::maybe_complete(Cta& cta, std::uint32_t address, Barrier& barrier) 
                          name_of(cta, address), barrier.in_flight));
   barrier.pending = barrier.expected;
   ++barrier.phase;
+  barrier.completed = std::exchange(barrier.arrived, {});
   notify(barrier.waiting);
 }
 
@@ -48,13 +51,17 @@ void Machine::arrive(Cta& cta, std::uint32_t address, std::uint32_t count, std::
     fail(where, fmt::format("{} expects {} bytes, at most {} are allowed", name_of(cta, address),
                             barrier.bytes, kMaxBytes));
   barrier.pending -= count;
+  release(*current, barrier.arrived);
   maybe_complete(cta, address, barrier);
 }
 
-void Machine::complete_bytes(Cta& cta, std::uint32_t address, std::uint32_t bytes) {
+void Machine::complete_bytes(Cta& cta, std::uint32_t address, std::uint32_t bytes,
+                             std::uint32_t issuer, std::uint32_t clock) {
   Barrier& barrier = cta.barriers.at(address);
   --barrier.in_flight;
   barrier.bytes -= bytes;
+  barrier.arrived.resize(ctas.size() * launch_.block.x);
+  barrier.arrived[issuer] = std::max(barrier.arrived[issuer], clock);
   maybe_complete(cta, address, barrier);
 }
 
@@ -70,16 +77,20 @@ void Machine::meet(Exchange kind, std::uint64_t value, const Where& where) {
   }
   warp.in[current->lane] = value;
   warp.arrived |= 1u << current->lane;
+  release(*current, warp.meeting);
   if (warp.arrived == 0xffffffffu) {
     std::copy_n(warp.in, 32, warp.out);
     warp.arrived = 0;
     ++warp.generation;
+    warp.met.swap(warp.meeting);
+    warp.meeting.assign(warp.met.size(), 0);
     notify(warp.waiting);
-    return;
+    return acquire(*current, warp.met);
   }
   const std::uint64_t generation = warp.generation;
   wait_until(warp.waiting, {Waiting::kWarp, 0, 0, where},
              [&] { return warp.generation != generation; });
+  acquire(*current, warp.met);
 }
 
 }  // namespace kiln::sim
@@ -137,24 +148,31 @@ bool barrier_try_wait(std::uint32_t address, std::uint32_t parity, const Where& 
   m.maybe_yield();
   Barrier& barrier = m.barrier_at(*m.current->cta, address, where);
   const auto done = [&] { return (barrier.phase & 1) != (parity & 1); };
-  if (done()) return true;
+  if (done()) {
+    acquire(*m.current, barrier.completed);
+    return true;
+  }
   if (m.chance(16)) return false;  // as when the time limit of the instruction is over
   m.wait_until(barrier.waiting, {Waiting::kBarrier, address, parity, where}, done);
+  acquire(*m.current, barrier.completed);
   return true;
 }
 
 void sync_threads(const Where& where) {
   Machine& m = *machine;
   Cta& cta = *m.current->cta;
+  release(*m.current, cta.syncing);
   if (++cta.at_sync == cta.threads.size()) {
     cta.at_sync = 0;
     ++cta.sync_generation;
+    cta.synced = std::exchange(cta.syncing, {});
     m.notify(cta.sync_waiting);
-    return;
+    return acquire(*m.current, cta.synced);
   }
   const std::uint64_t generation = cta.sync_generation;
   m.wait_until(cta.sync_waiting, {Waiting::kThreads, 0, 0, where},
                [&] { return cta.sync_generation != generation; });
+  acquire(*m.current, cta.synced);
 }
 
 void cluster_arrive(const Where&) { machine->arrive_cluster(); }
@@ -163,6 +181,7 @@ void cluster_wait(const Where& where) {
   Machine& m = *machine;
   m.wait_until(m.cluster_waiting(), {Waiting::kCluster, 0, 0, where},
                [&] { return m.cluster_generation() > m.current->cluster_generation; });
+  acquire(*m.current, m.cluster_met());
 }
 
 std::uint32_t cluster_rank() { return machine->current->cta->rank; }
