@@ -241,9 +241,9 @@ std::string simulator_library() {
   std::error_code ignored;
   const fs::path program = fs::read_symlink("/proc/self/exe", ignored);
   std::string tried;
-  for (const fs::path& folder :
-       {program.parent_path(), program.parent_path() / "sim",
-        program.parent_path().parent_path() / KILN_SIM_LIBDIR, fs::path(KILN_SIM_BUILD_DIR)}) {
+  const fs::path folder_of_program = program.parent_path(), above = folder_of_program.parent_path();
+  for (const fs::path& folder : {folder_of_program, folder_of_program / "sim",
+                                 above / KILN_SIM_LIBDIR, above.parent_path() / "tools/sim"}) {
     const fs::path candidate = folder / kName;
     if (fs::exists(candidate, ignored)) return candidate.string();
     tried += (tried.empty() ? "" : ", ") + candidate.string();

@@ -34,8 +34,8 @@ class HostCompiler final : public jit::Compiler {
 // an instruction that is not modelled.
 std::string host_program(const jit::Source& source);
 
-// The library that stands in for libcuda: beside the running program, where it is installed, or in
-// the build tree. Throws Error{kNoDevice} saying where it looked.
+// The library that stands in for libcuda, found from where the running program is: in the build
+// tree or installed. Throws Error{kNoDevice} saying where it looked.
 std::string simulator_library();
 Control& control(const std::string& library = simulator_library());
 

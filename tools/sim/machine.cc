@@ -94,6 +94,8 @@ void Machine::start_cta(std::uint32_t rank, std::uint32_t block) {
   cta.rank = rank;
   cta.shared.reset(launch_.smem_bytes);
   cta.order.reset(launch_.smem_bytes);
+  // One lane of every warp, or of one alone: then it is late for what the others have done.
+  const std::uint32_t slow_warp = chance(4) ? launch_.block.x : random_.below(launch_.block.x / 32);
   std::uint32_t slow_lane = 0;
   for (std::uint32_t i = 0; i < launch_.block.x; ++i) {
     if (i % 32 == 0) {
@@ -104,33 +106,38 @@ void Machine::start_cta(std::uint32_t rank, std::uint32_t block) {
       warp.priority = random_.next();
       warp.registers = launch_.registers;
     }
-    Thread& thread = *cta.threads.emplace_back(std::make_unique<Thread>());
-    thread.thread = {i, 0, 0};
-    thread.block = {block % launch_.grid.x, block / launch_.grid.x, 0};
-    thread.block_size = launch_.block;
-    thread.grid_size = launch_.grid;
-    thread.cta = &cta;
-    thread.warp = cta.warps.back().get();
-    thread.number = i;
-    thread.clocks.assign(launch_.cluster * launch_.block.x, 0);
-    thread.clocks[rank * launch_.block.x + i] = 1;
-    thread.lane = i % 32;
-    thread.slow = has_slow_lanes_ && thread.lane == slow_lane;
-    thread.context = boost::context::fiber(std::allocator_arg, PooledStacks{&stacks_},
-                                           [this, &thread](boost::context::fiber&& scheduler) {
-                                             thread.scheduler = std::move(scheduler);
-                                             try {
-                                               launch_.entry(launch_.params);
-                                               thread_exits(&thread);
-                                             } catch (const Fault& fault) {
-                                               error_ = fault.what();
-                                             }
-                                             return std::move(thread.scheduler);
-                                           });
-    runnable_.push_back(&thread);
+    const bool slow = i % 32 == slow_lane && (slow_warp == launch_.block.x || slow_warp == i / 32);
+    start_thread(cta, block, i, has_slow_lanes_ && slow);
   }
   cta.alive = launch_.block.x;
   alive_ += cta.alive;
+}
+
+void Machine::start_thread(Cta& cta, std::uint32_t block, std::uint32_t number, bool slow) {
+  Thread& thread = *cta.threads.emplace_back(std::make_unique<Thread>());
+  thread.thread = {number, 0, 0};
+  thread.block = {block % launch_.grid.x, block / launch_.grid.x, 0};
+  thread.block_size = launch_.block;
+  thread.grid_size = launch_.grid;
+  thread.cta = &cta;
+  thread.warp = cta.warps.back().get();
+  thread.number = number;
+  thread.lane = number % 32;
+  thread.slow = slow;
+  thread.clocks.assign(launch_.cluster * launch_.block.x, 0);
+  thread.clocks[number_of(thread)] = 1;
+  thread.context = boost::context::fiber(std::allocator_arg, PooledStacks{&stacks_},
+                                         [this, &thread](boost::context::fiber&& scheduler) {
+                                           thread.scheduler = std::move(scheduler);
+                                           try {
+                                             launch_.entry(launch_.params);
+                                             thread_exits(&thread);
+                                           } catch (const Fault& fault) {
+                                             error_ = fault.what();
+                                           }
+                                           return std::move(thread.scheduler);
+                                         });
+  runnable_.push_back(&thread);
 }
 
 // ---- running ----
@@ -140,7 +147,7 @@ void Machine::run_cluster() {
     if (step_some_op(false)) continue;
     if (Thread* const thread = pick_thread()) {
       // A slow thread lets asynchronous work come first, as a rule.
-      if (thread->slow && !chance(64) && step_some_op(true)) {
+      if (thread->slow && !chance(4096) && step_some_op(true)) {
         runnable_.push_back(thread);
       } else {
         resume(thread);
@@ -157,7 +164,7 @@ Thread* Machine::pick_thread() {
   if (runnable_.empty()) return nullptr;
   const auto size = static_cast<std::uint32_t>(runnable_.size());
   std::uint32_t index = random_.below(size);
-  for (int i = 0; has_slow_lanes_ && runnable_[index]->slow && i < 8; ++i)
+  for (int i = 0; has_slow_lanes_ && runnable_[index]->slow && i < 32; ++i)
     index = random_.below(size);
   if (uses_priority_) {
     const std::uint32_t other = random_.below(size);
@@ -191,7 +198,7 @@ void Machine::suspend() {
 }
 
 void Machine::maybe_yield() {
-  if (!chance(yield_one_in_)) return;
+  if (!chance(current->slow ? 2 : yield_one_in_)) return;
   runnable_.push_back(current);
   suspend();
 }

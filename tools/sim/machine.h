@@ -94,6 +94,7 @@ class Machine {
  private:
   void start_cluster(std::uint32_t first_block);
   void start_cta(std::uint32_t rank, std::uint32_t block);
+  void start_thread(Cta& cta, std::uint32_t block, std::uint32_t number, bool slow);
   void run_cluster();
   void resume(Thread* thread);
   void suspend();
@@ -103,6 +104,7 @@ class Machine {
   void thread_exits(Thread* thread);
   void cta_exits(Cta& cta);
   void maybe_end_cluster_barrier();
+  void check_looks(const Cta& cta, std::uint32_t address, const Barrier& barrier);
   void maybe_complete(Cta& cta, std::uint32_t address, Barrier& barrier);
   [[noreturn]] void deadlock();
   std::string waits_of(const Thread& thread) const;

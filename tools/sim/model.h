@@ -69,6 +69,12 @@ struct Barrier {
   bool fenced = false;
   std::uint32_t initialiser = 0;
   Clocks arrived, completed;  // of this phase so far, of the last one
+  struct Look {
+    std::uint64_t phase = 0;  // 1 + phases completed when the thread found what it waited for
+    std::uint32_t clock = 0;
+    Where where;
+  };
+  std::vector<Look> looks;  // the last of each thread of the CTA
   WaitList waiting;
 };
 

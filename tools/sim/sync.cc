@@ -22,6 +22,23 @@ Barrier& Machine::barrier_at(Cta& cta, std::uint32_t address, const Where& where
   return found->second;
 }
 
+// A thread that waits for a phase must have seen it before the next one completes: later it would
+// find the other parity again.
+void Machine::check_looks(const Cta& cta, std::uint32_t address, const Barrier& barrier) {
+  for (std::size_t i = 0; i < barrier.looks.size(); ++i) {
+    const Barrier::Look& look = barrier.looks[i];
+    if (look.phase != barrier.phase + 1) continue;
+    const Thread& looker = *cta.threads[i];
+    const std::uint32_t number = number_of(looker);
+    if (number < barrier.arrived.size() && look.clock <= barrier.arrived[number]) continue;
+    fail(look.where,
+         fmt::format("{} completes a phase that nothing orders after warp {} lane {} "
+                     "has waited for the one before: a thread that looks too late finds "
+                     "the parity of the phase after next, and waits for ever",
+                     name_of(cta, address), looker.warp->number, looker.lane));
+  }
+}
+
 void Machine::maybe_complete(Cta& cta, std::uint32_t address, Barrier& barrier) {
   if (barrier.pending > 0) return;
   if (barrier.bytes < 0)
@@ -33,6 +50,7 @@ void Machine::maybe_complete(Cta& cta, std::uint32_t address, Barrier& barrier) 
     fail({}, fmt::format("{} completes its phase while {} loads that complete on it are in "
                          "flight: the byte count of expect-tx is too small",
                          name_of(cta, address), barrier.in_flight));
+  check_looks(cta, address, barrier);
   barrier.pending = barrier.expected;
   ++barrier.phase;
   barrier.completed = std::exchange(barrier.arrived, {});
@@ -143,18 +161,26 @@ void barrier_arrive_remote(std::uint32_t barrier, std::uint32_t rank, const Wher
   m.arrive(cta, barrier, 1, 0, where);
 }
 
+// The thread has found the phase that it waited for.
+static void look_at(Thread& thread, Barrier& barrier, const Where& where) {
+  acquire(thread, barrier.completed);
+  barrier.looks.resize(thread.cta->threads.size());
+  barrier.looks[thread.number] = {barrier.phase + 1, thread.clocks[machine->number_of(thread)],
+                                  where};
+}
+
 bool barrier_try_wait(std::uint32_t address, std::uint32_t parity, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
   Barrier& barrier = m.barrier_at(*m.current->cta, address, where);
   const auto done = [&] { return (barrier.phase & 1) != (parity & 1); };
   if (done()) {
-    acquire(*m.current, barrier.completed);
+    look_at(*m.current, barrier, where);
     return true;
   }
   if (m.chance(16)) return false;  // as when the time limit of the instruction is over
   m.wait_until(barrier.waiting, {Waiting::kBarrier, address, parity, where}, done);
-  acquire(*m.current, barrier.completed);
+  look_at(*m.current, barrier, where);
   return true;
 }
 
