@@ -7,25 +7,10 @@
 
 #include "base.cuh"
 #include "params.cuh"
+#include "ptx.cuh"
 
 constexpr u32 kSide = 16;
 constexpr u32 kPitch = 132;  // floats per staged row of 128: a multiple of 4, off the bank period
-
-template <bool kE4m3>
-KILN_DEVICE float2 decode_fp8x2(u16 packed) {
-  u32 halves;
-  float2 value;
-  if constexpr (kE4m3) {
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(packed));
-  } else {
-    asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(packed));
-  }
-  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, "
-      "high;\n}\n"
-      : "=f"(value.x), "=f"(value.y)
-      : "r"(halves));
-  return value;
-}
 
 // Stages 16 rows x 128 columns as FP32, zeros outside.
 template <bool kE4m3>
@@ -39,7 +24,7 @@ KILN_DEVICE void stage(float* to, const void* from, i64 ld, i64 first_row, i64 r
   const u32 words[2] = {raw.x, raw.y};
 #pragma unroll
   for (u32 i = 0; i < 4; ++i) {
-    const float2 pair = decode_fp8x2<kE4m3>(static_cast<u16>(words[i / 2] >> i % 2 * 16));
+    const float2 pair = cvt_f32x2_fp8x2<kE4m3>(static_cast<u16>(words[i / 2] >> i % 2 * 16));
     to[row * kPitch + chunk + i * 2] = pair.x;
     to[row * kPitch + chunk + i * 2 + 1] = pair.y;
   }

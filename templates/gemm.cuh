@@ -216,7 +216,7 @@ KILN_DEVICE void gemm(const Params& params) {
   extern __shared__ __align__(1024) u8 shared[];
   const GemmParams& p = gemm_of(params);
   const u32 smem = smem_address(shared);
-  const u32 warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+  const u32 warp = threadIdx.x / 32;
   const Work w = this_work(p);
   if (warp == 0) {
     if (elect_sync()) {

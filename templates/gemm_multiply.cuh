@@ -17,7 +17,7 @@ KILN_DEVICE u64 matrix_descriptor(u32 address) {
 
 KILN_DEVICE void keep(float (&registers)[kWgN / 2]) {  // pins the accumulators against code motion
 #pragma unroll
-  for (u32 i = 0; i < kWgN / 2; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+  for (u32 i = 0; i < kWgN / 2; ++i) keep_register(registers[i]);
 }
 
 // Starts one wave of one k-block: 64 x kWgN x 128.

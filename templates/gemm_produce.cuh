@@ -70,12 +70,6 @@ KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
   return l;
 }
 
-// The value, hidden from the compiler: what is computed from it cannot move out of a loop.
-KILN_DEVICE u32 recomputed(u32 value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
-
 KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
                             u32 step) {
   constexpr u32 kFixedBytes = kSmem.b_stage_bytes +
@@ -88,7 +82,7 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
   const u32 at = w.k_begin + step * kStageBlocks, k = (l.k + at) * kBlockK;
   // The rows of all boxes are kept in registers, which one kind of kernel does not have.
   // (Recomputed everywhere, groups lost 1 % on an H200; a rolled loop over the boxes lost 13 %.)
-  const u32 first_row = kLabels && kLoadC ? recomputed(l.row) : l.row;
+  const u32 first_row = kLabels && kLoadC ? opaque_register(l.row) : l.row;
   mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK * kStageBlocks);
 #pragma unroll
   for (u32 box = 0; box < kRowsA / kBoxRowsA; ++box) {
@@ -180,15 +174,17 @@ KILN_DEVICE void produce_column_scales(const GemmParams& p, const Work& w, u32 s
         scales = next;
         next = read_column_scale(sfb, w.k_begin + k_block + kScaleBatch, exists);
       }
+      const u32 block = lane % kStageBlocks, of_column = lane / kStageBlocks;
+      const float scale =
+          __shfl_sync(0xffffffffu, scales, of_column * kScaleBatch + k_block % kScaleBatch + block);
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
-      const u32 block = lane % kScaleBatch - k_block % kScaleBatch;  // of the stage
-      if (column < kScaleSpan && block < kStageBlocks) {
+      __syncwarp();  // a lane that looked later could find the phase after next
+      if (lane < kStageBlocks * kScaleSpan) {
         st_shared_f32(smem + kSmem.sfb + ring.stage * kSmem.sfb_stage_bytes +
-                          block * kSfbSlotBytes + column * 4,
-                      scales);
+                          block * kSfbSlotBytes + of_column * 4,
+                      scale);
         mbarrier_arrive(smem + kSmem.full + ring.stage * 8);
       }
-      __syncwarp();
     }
   });
 }

@@ -388,3 +388,49 @@ KILN_DEVICE u32 cvt_bf16x2(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
 }
+
+template <bool kE4m3>
+KILN_DEVICE u16 cvt_fp8x2(float low, float high) {
+  u16 packed;
+  if constexpr (kE4m3) {
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+}
+
+// By way of FP16, which holds every FP8 value.
+template <bool kE4m3>
+KILN_DEVICE float2 cvt_f32x2_fp8x2(u16 packed) {
+  u32 halves;
+  float2 value;
+  if constexpr (kE4m3) {
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(packed));
+  } else {
+    asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(packed));
+  }
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.f32.f16 %0, low;\ncvt.f32.f16 %1, "
+      "high;\n}\n"
+      : "=f"(value.x), "=f"(value.y)
+      : "r"(halves));
+  return value;
+}
+
+// In each half, of magnitudes. A NaN loses against a number; two make a NaN.
+KILN_DEVICE u32 max_bf16x2(u32 x, u32 y) {
+  u32 result;
+  asm("max.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(x), "r"(y));
+  return result;
+}
+
+// ---- registers, as the compiler sees them ----
+
+// The value stays in its register here: code that computes or uses it does not move across.
+KILN_DEVICE void keep_register(float& value) { asm volatile("" : "+f"(value)::"memory"); }
+
+// The value, hidden from the compiler: what is computed from it cannot move out of a loop.
+KILN_DEVICE u32 opaque_register(u32 value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}

@@ -4,6 +4,7 @@
 
 #include "base.cuh"
 #include "params.cuh"
+#include "ptx.cuh"
 
 constexpr u32 kQuantizeThreads = 256;
 constexpr float kLargest = kOutE4m3 ? 448.0f : 57344.0f;
@@ -19,12 +20,4 @@ KILN_DEVICE float block_scale(float largest) {
   return scale;
 }
 
-KILN_DEVICE u32 fp8x2(float low, float high) {
-  u16 packed;
-  if constexpr (kOutE4m3) {
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
-  } else {
-    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
-  }
-  return packed;
-}
+KILN_DEVICE u32 fp8x2(float low, float high) { return cvt_fp8x2<kOutE4m3>(low, high); }

@@ -87,13 +87,6 @@ KILN_DEVICE float high_bf16(u32 pair) { return __uint_as_float(pair & 0xffff0000
 
 KILN_DEVICE u32 magnitudes(u32 pair) { return pair & 0x7fff7fffu; }
 
-// In each half, of magnitudes. A NaN loses against a number; two make a NaN.
-KILN_DEVICE u32 max_bf16x2(u32 x, u32 y) {
-  u32 result;
-  asm("max.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(x), "r"(y));
-  return result;
-}
-
 struct Maxima {
   u32 pairs[kPatch / 2];  // BF16, of eight rows or columns, the first of two in the lower half
 };

@@ -135,6 +135,15 @@ void Bench::cast(const kiln_quantizer* quantizer, const runtime::DeviceBuffer& w
   check(kiln_quantize(quantizer, &operands, stream_.get()));
 }
 
+void Bench::require_small(const Workload& w) const {
+  if (options_.most_flops == 0 || tools::flops(w) <= options_.most_flops) return;
+  throw Error(Status::kInvalidArgument,
+              fmt::format("a problem for the simulator must have at most {:.3g} multiply-adds, got "
+                          "{:.3g}: use a smaller M, N or K{}, or a GPU",
+                          options_.most_flops / 2, tools::flops(w) / 2,
+                          jit::is_grouped(w.problem) ? ", or fewer groups" : ""));
+}
+
 // Before anything is allocated.
 void Bench::require_memory(const Workload& w) const {
   const OperandSizes s = operand_sizes(w);
@@ -316,6 +325,7 @@ void Bench::time(const Launch& launch, BenchResult& result) {
 
 PreparedCase::PreparedCase(Bench& bench, const BenchCase& c)
     : bench_(bench), workload_(make_workload(c.problem, c.sizing)) {
+  bench.require_small(workload_);
   bench.require_memory(workload_);
   operands_ = std::make_unique<Operands>(bench.make_operands(workload_));
   flops_ = tools::flops(workload_);
@@ -363,8 +373,14 @@ BenchResult Bench::run(const BenchCase& c) {
   result.workload = prepared->workload();
   result.plan = plan.description;
   // Before repeats accumulate on top of it.
-  if (options_.check) result.check = prepared->check(plan.launch);
-  time(plan.launch, result);
+  for (int i = 0; options_.check && i < options_.checks; ++i) {
+    if (options_.before_check) options_.before_check(i);
+    const CheckResult check = prepared->check(plan.launch);
+    // With keep_result only the first is compared with the plain kernel's D.
+    if (!result.check || !check.passed) result.check = check;
+    if (!check.passed) break;
+  }
+  if (options_.has_times) time(plan.launch, result);
   result.flops = prepared->flops();
   result.bytes = prepared->bytes();
   result.roofline_us = prepared->roofline_us();

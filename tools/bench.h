@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,12 @@ struct BenchOptions {
   // For many checks of one case: keeps the first D that passed, which takes the memory of a D, and
   // compares later ones with it instead of computing the plain kernel's again.
   bool keep_result = false;
+  // For a device that is no GPU: what is refused as too large (0: nothing), whether there are
+  // times, and how often each case is checked, with a call before each launch.
+  double most_flops = 0;
+  bool has_times = true;
+  int checks = 1;
+  std::function<void(int)> before_check;
 };
 
 // The most the GPU could do: what its clocks and widths allow. Sustained clocks are lower.
@@ -115,6 +122,7 @@ class Bench {
   using Operands = PreparedCase::Operands;
   struct Part;
 
+  void require_small(const Workload& w) const;
   void require_memory(const Workload& w) const;
   Operands make_operands(const Workload& w);
   void fill_operands(const Workload& w, const Operands& operands);

@@ -2,6 +2,8 @@
 
 #include <cstdio>
 
+#include "runtime/handles.h"
+
 namespace kiln::tools {
 
 ExitCode exit_code(Status status) {
@@ -32,6 +34,10 @@ void print_json(const nlohmann::ordered_json& document) {
 
 void check(kiln_status status) {
   if (status != KILN_OK) throw Error(static_cast<Status>(status), kiln_last_error());
+}
+
+EngineHandle::EngineHandle(const kiln_engine_options& options, const runtime::EngineHooks& hooks) {
+  check(runtime::create_engine(&options, runtime::Environment::read(), hooks, handle_.out()));
 }
 
 kiln_engine_options offline_options(jit::Arch arch, std::int32_t num_sms) {

@@ -64,6 +64,8 @@ class EngineHandle {
   explicit EngineHandle(const kiln_engine_options& options) {
     check(kiln_engine_create(&options, handle_.out()));
   }
+  // With stand-ins for the driver and the compiler.
+  EngineHandle(const kiln_engine_options& options, const runtime::EngineHooks& hooks);
   kiln_engine* get() const { return handle_.get(); }
   runtime::Engine& engine() const { return runtime::engine_of(handle_.get()); }
 

@@ -26,7 +26,7 @@ struct Subcommand {
 
 constexpr Subcommand kSubcommands[] = {
     {"warm", "compile every kernel of a shapes file into the cache; needs no GPU", warm},
-    {"run", "run problems on the GPU, check and time them", run},
+    {"run", "run problems on the GPU, or a simulated one; check and time them", run},
     {"bench", "compare kernel times with cuBLASLt, references and the roofline", bench_command},
     {"tune", "measure which tiles are fastest, for configs/tuned", tune},
     {"explain", "say which tile a problem gets at some M, and why", explain},

@@ -8,6 +8,7 @@
 #include "tools/commands.h"
 #include "tools/gpu.h"
 #include "tools/problem_flags.h"
+#include "tools/sim/host_compiler.h"
 #include "tools/table.h"
 #include "tools/text.h"
 
@@ -16,13 +17,19 @@ namespace {
 
 const Command& command() {
   static const Command command = [] {
-    Command c{"run", "run problems on the GPU, check and time them",
+    Command c{"run", "run problems on the GPU, or a simulated one; check and time them",
               "(--m M --n N --k K [problem flags] | --shapes FILE) [--check] [flags]", R"(
 Operands are random and roughly normal, made and cast to FP8 on the GPU. Each timed launch follows a
 write of 512 MiB, so that it finds nothing in L2; us is the median. The roofline is the larger of
 FLOPs at the peak rate and bytes at the peak bandwidth, both from the clocks that the GPU reports: a
 bound that sustained clocks do not reach. --check compares D with a plain FP32/FP64 kernel:
 1 - 2<x,y>/(<x,x>+<y,y>) must stay below 0.001.
+
+--device sim runs the same kernels, compiled with the host's C++ compiler, on a functional model of
+a Hopper GPU: it needs no GPU, gives no times, always checks, and takes small problems only (up to
+2^31 multiply-adds). Each problem is launched --schedules times; in which order things happen is
+drawn anew for each, and a kernel that breaks a rule of the hardware is stopped with what it did
+where. Its kernels are kept beside the cache directory, in one with "-sim" at the end of its name.
 
 The groups of a grouped layout get sizes drawn from --seed. --skew uniform: 0.7 to 1.3 times the
 mean; zipf: in proportion to 1, 1/2, 1/3, ... in a random order, the last quarter of them empty, with
@@ -33,7 +40,7 @@ not have been written; before the launch those are NaN in A, in its scales and i
 JSON keys: device, num_sms, peak_tflops, peak_gb_per_s; results: a list of {name, problem, m,
 skew, group_sizes, launch_m, launch_k (these four of grouped layouts), tile, reason, registers,
 smem_bytes, spill_bytes, us, best_us, repeat, tflops, gb_per_s, roofline_us, roofline_percent,
-check: null or {difference, max_abs_error, stray_rows, passed}, error}.
+check: null or {difference, max_abs_error, stray_rows, passed}, error}. With --device sim those of time are null.
 
 Exit codes: 0 all ran (and passed); 1 a check or a problem failed; 2 usage or a bad file; 3 no
 usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
@@ -48,7 +55,9 @@ usable GPU; 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
     c.flags.push_back({"--seed", "S", "of the random operands and group sizes (default 1)"});
     c.flags.push_back({"--sms", "N", "use at most so many SMs (default: all)"});
     c.flags.push_back(
-        {"--device", "D", "the GPU, by its CUDA ordinal (default: the first Hopper GPU)"});
+        {"--device", "D", "the GPU, by its CUDA ordinal (default: the first Hopper GPU), or sim"});
+    c.flags.push_back(
+        {"--schedules", "N", "with --device sim: launches of each, all different (default 3)"});
     c.flags.push_back(kCacheFlag);
     c.flags.push_back({"--json", "", "print JSON"});
     return c;
@@ -131,14 +140,20 @@ nlohmann::ordered_json to_json(const BenchCase& c, const Outcome& outcome, int r
                 {"reason", r.plan.reason},
                 {"registers", r.plan.registers},
                 {"smem_bytes", r.plan.dynamic_smem_bytes},
-                {"spill_bytes", r.plan.spill_bytes},
-                {"us", r.median_us},
-                {"best_us", r.best_us},
-                {"repeat", repeat},
-                {"tflops", r.tflops()},
-                {"gb_per_s", r.gb_per_s()},
-                {"roofline_us", r.roofline_us},
-                {"roofline_percent", r.roofline_percent()}});
+                {"spill_bytes", r.plan.spill_bytes}});
+    if (r.median_us > 0) {
+      out.update({{"us", r.median_us},
+                  {"best_us", r.best_us},
+                  {"repeat", repeat},
+                  {"tflops", r.tflops()},
+                  {"gb_per_s", r.gb_per_s()},
+                  {"roofline_us", r.roofline_us},
+                  {"roofline_percent", r.roofline_percent()}});
+    } else {
+      for (const char* key :
+           {"us", "best_us", "repeat", "tflops", "gb_per_s", "roofline_us", "roofline_percent"})
+        out[key] = nullptr;
+    }
   }
   out["check"] = check_json(outcome);
   out["error"] = outcome.error;
@@ -180,11 +195,15 @@ std::vector<std::string> cells(const BenchCase& c, const Outcome& outcome) {
   }
   const BenchResult& r = outcome.result;
   row.push_back(jit::describe(from_c(r.plan.full_tile)));
-  row.push_back(fmt::format("{:.2f}", r.median_us));
-  row.push_back(fmt::format("{:.1f}", r.tflops()));
-  row.push_back(fmt::format("{:.0f}", r.gb_per_s()));
-  row.push_back(fmt::format("{:.2f}", r.roofline_us));
-  row.push_back(fmt::format("{:.1f} %", r.roofline_percent()));
+  if (r.median_us > 0) {
+    row.push_back(fmt::format("{:.2f}", r.median_us));
+    row.push_back(fmt::format("{:.1f}", r.tflops()));
+    row.push_back(fmt::format("{:.0f}", r.gb_per_s()));
+    row.push_back(fmt::format("{:.2f}", r.roofline_us));
+    row.push_back(fmt::format("{:.1f} %", r.roofline_percent()));
+  } else {
+    row.resize(columns().size() - 1, "-");
+  }
   row.push_back(check_cell(r.check));
   return row;
 }
@@ -218,21 +237,28 @@ ExitCode exit_of(const std::vector<Outcome>& outcomes) {
 // or as JSON at the end.
 class Session {
  public:
-  Session(Bench& bench, const std::vector<BenchCase>& cases, int repeat, bool json)
-      : bench_(bench), cases_(cases), repeat_(repeat), json_(json), widest_(widest_cells(cases)) {}
+  Session(Bench& bench, const std::vector<BenchCase>& cases, const BenchOptions& options, bool json)
+      : bench_(bench),
+        cases_(cases),
+        repeat_(options.repeat),
+        has_times_(options.has_times),
+        json_(json),
+        widest_(widest_cells(cases)) {}
 
   ExitCode run(const std::string& device, int num_sms) {
     const Peak& peak = bench_.peak();
     if (!json_) {
-      print(fmt::format("{}, {} SMs; peak {:.0f} TFLOPS, {:.0f} GB/s\n{}", device, num_sms,
-                        peak.tflops, peak.gb_per_s, table_.header(widest_)));
+      const std::string peaks =
+          has_times_ ? fmt::format("peak {:.0f} TFLOPS, {:.0f} GB/s", peak.tflops, peak.gb_per_s)
+                     : "results alone, no times";
+      print(fmt::format("{}, {} SMs; {}\n{}", device, num_sms, peaks, table_.header(widest_)));
     }
     for (const BenchCase& c : cases_) run_one(c);
     if (json_) {
       print_json({{"device", device},
                   {"num_sms", num_sms},
-                  {"peak_tflops", peak.tflops},
-                  {"peak_gb_per_s", peak.gb_per_s},
+                  {"peak_tflops", has_times_ ? nlohmann::ordered_json(peak.tflops) : nullptr},
+                  {"peak_gb_per_s", has_times_ ? nlohmann::ordered_json(peak.gb_per_s) : nullptr},
                   {"results", results_}});
     }
     return exit_of(outcomes_);
@@ -258,12 +284,51 @@ class Session {
   Bench& bench_;
   const std::vector<BenchCase>& cases_;
   int repeat_;
+  bool has_times_;
   bool json_;
   Table table_{columns()};
   std::vector<std::string> widest_;
   std::vector<Outcome> outcomes_;
   nlohmann::ordered_json results_ = nlohmann::ordered_json::array();
 };
+
+}  // namespace
+
+namespace {
+
+constexpr std::string_view kSimulated = "sim";
+
+// Up to half a minute on one core.
+constexpr double kMostSimulatedFlops = 2.0 * (std::int64_t{1} << 31);
+
+int run_all(const Args& args, const EngineHandle& engine, const std::vector<BenchCase>& cases,
+            const BenchOptions& options) {
+  Bench bench(engine, options);
+  Session session(bench, cases, options, args.has("--json"));
+  return session.run(engine.engine().device().info().name, engine.engine().num_sms());
+}
+
+int run_simulated(const Args& args, const std::vector<BenchCase>& cases, BenchOptions options,
+                  kiln_engine_options engine_options) {
+  if (args.has("--repeat"))
+    throw Error(Status::kInvalidArgument,
+                "--repeat belongs to a GPU, the simulator has no times: use --schedules");
+  const std::string cache_dir = cache_directory(args);
+  const std::string sim_dir = cache_dir.empty() ? cache_dir : cache_dir + "-sim";
+  engine_options.cache_dir = sim_dir.c_str();
+  engine_options.cache_path = "";
+  engine_options.device = 0;
+  options.check = options.keep_result = true;
+  options.has_times = false;
+  options.most_flops = kMostSimulatedFlops;
+  options.checks = static_cast<int>(args.integer("--schedules", 1, 1'000'000, 3));
+  const runtime::EngineHooks hooks = sim::simulator_hooks();
+  sim::Control& control = sim::control(hooks.driver_library);
+  options.before_check = [&control, seed = options.seed](int i) {
+    control.seed = seed + static_cast<std::uint64_t>(i);
+  };
+  return run_all(args, EngineHandle(engine_options, hooks), cases, options);
+}
 
 }  // namespace
 
@@ -278,17 +343,19 @@ int run(Words words) {
   options.check = args.has("--check");
   options.seed = static_cast<std::uint64_t>(args.integer("--seed", 0, INT64_MAX, 1));
   const std::vector<BenchCase> cases = read_cases(args, options.seed);
-  const std::string cache_dir = cache_directory(args);
-  const std::optional<std::int64_t> device = args.integer("--device", 0, 1023);
   kiln_engine_options engine_options = KILN_ENGINE_OPTIONS_INIT;
   engine_options.num_sms = static_cast<std::int32_t>(args.integer("--sms", 1, 1024, 0));
+  if (args.text("--device", "") == kSimulated)
+    return run_simulated(args, cases, options, engine_options);
+  if (args.has("--schedules"))
+    throw Error(Status::kInvalidArgument,
+                "--schedules belongs to --device sim: leave it out, or run on the simulator");
+  const std::string cache_dir = cache_directory(args);
   engine_options.cache_dir = cache_dir.c_str();
+  const std::optional<std::int64_t> device = args.integer("--device", 0, 1023);
   engine_options.device =
       find_device(device);  // last: a wrong command line is wrong without a GPU too
-  const EngineHandle engine = open_engine(engine_options);
-  Bench bench(engine, options);
-  Session session(bench, cases, options.repeat, args.has("--json"));
-  return session.run(engine.engine().device().info().name, engine.engine().num_sms());
+  return run_all(args, open_engine(engine_options), cases, options);
 }
 
 }  // namespace kiln::tools

@@ -55,9 +55,12 @@ catch2
 #if !__has_include(<nlohmann/json.hpp>)
 nlohmann-json3-dev
 #endif
+#if !__has_include(<boost/context/fiber.hpp>)
+libboost-context-dev
+#endif
 PROBE
   else
-    printf '%s\n' g++ libfmt-dev libspdlog-dev catch2 nlohmann-json3-dev
+    printf '%s\n' g++ libfmt-dev libspdlog-dev catch2 nlohmann-json3-dev libboost-context-dev
   fi
   command -v cmake >/dev/null || echo cmake
   command -v ninja >/dev/null || echo ninja-build

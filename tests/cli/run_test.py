@@ -146,6 +146,52 @@ class OverTheFakeDriver(CliCase):
         self.assertIn("9", self.run_fake(*PROBLEM, "--device", 9, expect=NO_DEVICE).err)
 
 
+class OnTheSimulator(CliCase):
+    """Real kernels on a model of the GPU: real results, no times."""
+
+    def simulate(self, *words, expect=OK, **variables):
+        return self.kiln("run", "--device", "sim", *words, "--cache", self.cache, expect=expect,
+                         env=variables)
+
+    def test_every_layout_is_right(self):
+        for problem in (
+            ("--m", 130, "--n", 136, "--k", 400),
+            ("--m", 65, "--n", 72, "--k", 272, "--scaling", "1d1d", "--out", "f32", "--accumulate"),
+            ("--layout", "grouped_contiguous", "--groups", 4, "--m", 40, "--n", 72, "--k", 272),
+            ("--layout", "grouped_masked", "--groups", 4, "--m", 40, "--n", 72, "--k", 272),
+            ("--layout", "grouped_k", "--groups", 3, "--m", 65, "--n", 72, "--k", 128),
+        ):
+            with self.subTest(problem):
+                result, = self.simulate(*problem, "--json").json["results"]
+                self.assertTrue(result["check"]["passed"], result)
+                self.assertEqual((None, None, ""), tuple(result[k] for k in ("us", "tflops", "error")))
+                self.assertEqual(KEYS, set(result) - GROUPED_KEYS)
+
+    def test_the_table_says_that_there_are_no_times(self):
+        out = self.simulate("--m", 64, "--n", 64, "--k", 128, "--schedules", 2).out
+        self.assertRegex(out, r"(?m)^simulated Hopper, 8 SMs; results alone, no times$")
+        self.assertRegex(out, r"(?m) ok [0-9.e+-]+$")
+
+    def test_a_large_problem_is_refused_with_the_limit_and_what_to_do(self):
+        result = self.simulate("--m", 4096, "--n", 4096, "--k", 4096, expect=FAILURE)
+        self.assertRegex(result.err, r"at most 2\.15e\+09 multiply-adds, got 6\.87e\+10: use a smaller M")
+
+    def test_flags_of_the_other_kind_of_device_are_refused(self):
+        problem = ("--m", 64, "--n", 64, "--k", 128)
+        self.assertIn("use --schedules", self.simulate(*problem, "--repeat", 3, expect=USAGE).err)
+        err = self.kiln("run", *problem, "--schedules", 3, expect=USAGE).err
+        self.assertIn("--schedules belongs to --device sim", err)
+
+    def test_its_kernels_are_kept_apart_from_cubins_and_need_no_compiler_again(self):
+        problem = ("--m", 64, "--n", 64, "--k", 128)
+        missing = self.simulate(*problem, expect=FAILURE, CXX="/no/such/compiler").err
+        self.assertIn("install g++ 11 or newer, or set CXX", missing)
+        self.simulate(*problem)
+        self.simulate(*problem, CXX="/no/such/compiler")
+        self.assertFalse(self.cache.exists())
+        self.assertTrue(self.cache.with_name(self.cache.name + "-sim").is_dir())
+
+
 class OnTheGpu(CliCase):
 
     def setUp(self):

@@ -55,16 +55,9 @@ Gpu::Gpu(kiln_engine* engine)
 
 const Gpu::Found& Gpu::found() {
   static const Found result = [] {
-    kiln_probe_report report = KILN_PROBE_REPORT_INIT;
-    kiln_engine_options options = KILN_ENGINE_OPTIONS_INIT;
-    kiln_engine* engine = nullptr;
-    if (kiln_probe(nullptr, &report) != KILN_OK || report.hopper_device < 0) {
-      const char* why = report.has_driver ? report.device_message : report.driver_message;
-      return Found{nullptr, std::string("no Hopper GPU: ") + why};
-    }
-    options.device = report.hopper_device;
-    if (kiln_engine_create(&options, &engine) != KILN_OK) return Found{nullptr, kiln_last_error()};
-    return Found{std::unique_ptr<Gpu>(new Gpu(engine)), ""};
+    std::string reason;
+    kiln_engine* const engine = open_test_engine(reason);
+    return Found{engine != nullptr ? std::make_unique<Gpu>(engine) : nullptr, reason};
   }();
   return result;
 }
@@ -140,7 +133,13 @@ void GemmData::fill_random() {
 
 void GemmData::upload() {
   for (std::int64_t row = 0; row < c.rows(); ++row)
-    for (std::int64_t col = 0; col < c.cols(); ++col) d32.at(row, col) = c.at(row, col);
+    for (std::int64_t col = 0; col < c.cols(); ++col) {
+      if (is_bf16()) {
+        d16.at(row, col) = float_to_bf16(c.at(row, col));
+      } else {
+        d32.at(row, col) = c.at(row, col);
+      }
+    }
   a.to_device(gpu_.device());
   b.to_device(gpu_.device());
   sfa.to_device(gpu_.device());

@@ -18,14 +18,20 @@
 
 namespace kiln::test {
 
+// The engine of Gpu::get(), or null and why there is none. gpu_engine.cc makes one on a GPU,
+// tests/sim/sim_engine.cc one on the simulator: a program has one of the two.
+kiln_engine* open_test_engine(std::string& reason);
+
 // An engine on the first Hopper GPU, made with the defaults (and so with the environment's cache
-// and NVRTC), and a stream. One per process.
+// and NVRTC), and a stream. One per process, but for tests that bring their own engine.
 class Gpu {
  public:
   // Null without a usable GPU; skip_reason() then says why. With KILN_REQUIRE_GPU=1 that is a
   // failure.
   static Gpu* get() { return found().gpu.get(); }
   static const std::string& skip_reason() { return found().reason; }
+  // Works with an engine of the caller's, which must outlive it, and a stream of its own.
+  explicit Gpu(kiln_engine* engine);
 
   kiln_engine* handle() const { return engine_; }
   runtime::Engine& engine() const { return runtime::engine_of(engine_); }
@@ -39,7 +45,6 @@ class Gpu {
     std::string reason;
   };
   static const Found& found();
-  explicit Gpu(kiln_engine* engine);
   kiln_engine* engine_;
   std::unique_ptr<runtime::Stream> stream_;
 };
