@@ -153,7 +153,7 @@ TEST_CASE("tiles for few rows, with parts of K and several k-blocks to a stage, 
         check(problem, m, "32x96/1x2x2/s4x2/c1x1x2/r1");
       }
       for (const std::int64_t m : {50, 130}) {
-        check(problem, m, "64x64/1x1x2/s4x2/c1x1x8/r1");
+        check(problem, m, "64x64/1x1x2/s4x2/c1x1x4/r1");
         check(problem, m, "64x112/1x1/s5/c1x1x4/r1");
         check(problem, m, "128x64/2x1/s3x2/c1x1x2/r1");
         check(problem, m, "128x80/2x1x2/s4/c1x1x4/r1");

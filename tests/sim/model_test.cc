@@ -14,13 +14,13 @@ std::string template_text(std::string_view name) {
   return "";
 }
 
-// What a launch says when `statement` stands at the end of release() in gemm.cuh.
+// What a launch says when `statement` stands at the end of release() in gemm_multiply.cuh.
 std::string message_with(const std::string& statement) {
-  std::string text = template_text("gemm.cuh");
+  std::string text = template_text("gemm_multiply.cuh");
   const std::string anchor = "if (c.lane == 0) mbarrier_arrive(empty);";
   const std::size_t at = text.find(anchor);
   REQUIRE(at != std::string::npos);
-  Simulator simulator({{"gemm.cuh", text.insert(at + anchor.size(), statement)}});
+  Simulator simulator({{"gemm_multiply.cuh", text.insert(at + anchor.size(), statement)}});
   SimCase sim_case(simulator, dense_cases().front().test);
   return sim_case.launch(1);
 }
@@ -49,7 +49,7 @@ TEST_CASE("inline assembly that is not modelled is refused by its name", "[sim]"
   (void)simulator;
   const std::string message = message_with(" asm volatile(\"bar.sync 1, 128;\");");
   INFO(message);
-  CHECK(message.find("gemm.cuh: the simulator does not model inline assembly") != message.npos);
+  CHECK(message.find("gemm_multiply.cuh: the simulator does not model inline assembly") != message.npos);
   CHECK(message.find("bar.sync 1, 128;") != message.npos);
   CHECK(message.find("tools/sim/kernel_side/ptx.cuh") != message.npos);
 }
@@ -57,9 +57,9 @@ TEST_CASE("inline assembly that is not modelled is refused by its name", "[sim]"
 TEST_CASE("an instruction that only the real ptx.cuh has is refused by its name", "[sim]") {
   KILN_REQUIRE_SIMULATOR_OR_SKIP(simulator);
   (void)simulator;
-  const std::string message = message_with(" elect_sync();");
+  const std::string message = message_with(" fence_acquire();");
   INFO(message);
-  CHECK(message.find("elect_sync") != message.npos);
+  CHECK(message.find("fence_acquire") != message.npos);
   CHECK(message.find("must be added to tools/sim/kernel_side/ptx.cuh") != message.npos);
 }
 

@@ -20,7 +20,7 @@ void for_units(const TensorMap& map, std::uint32_t start, std::uint32_t row, Vis
 }
 
 std::uint32_t box_bytes(const TensorMap& map) {
-  return map.box[0] * map.box[1] * map.element_bytes;
+  return map.box[0] * box_rows(map) * map.element_bytes;
 }
 
 const TensorMap& map_at(const void* address, std::uint32_t rank, const Where& where) {
@@ -63,7 +63,7 @@ class LoadOp : public AsyncOp {
     const std::uint32_t row_bytes = map_.box[0] * map_.element_bytes;
     thread_local std::vector<char> bytes;
     bytes.resize(row_bytes);
-    for (std::uint32_t row = 0; row < map_.box[1]; ++row) {
+    for (std::uint32_t row = 0; row < box_rows(map_); ++row) {
       const BoxRow from = box_row(map_, at_, row);
       check_global(from, *this);
       std::fill(bytes.begin(), bytes.end(), 0);
@@ -138,7 +138,7 @@ class StoreOp : public AsyncOp {
  private:
   void read() {
     const std::uint32_t row_bytes = map_.box[0] * map_.element_bytes;
-    for (std::uint32_t row = 0; row < map_.box[1]; ++row)
+    for (std::uint32_t row = 0; row < box_rows(map_); ++row)
       for_units(map_, from_, row, [&](std::uint32_t address, std::uint32_t i, std::uint32_t count) {
         std::memcpy(bytes_.data() + row * row_bytes + i, cta_.shared.at(address), count);
       });
@@ -150,7 +150,7 @@ class StoreOp : public AsyncOp {
 
   void write() {
     const std::uint32_t row_bytes = map_.box[0] * map_.element_bytes;
-    for (std::uint32_t row = 0; row < map_.box[1]; ++row) {
+    for (std::uint32_t row = 0; row < box_rows(map_); ++row) {
       const BoxRow to = box_row(map_, at_, row);
       check_global(to, *this);
       if (to.bytes == 0) continue;
@@ -215,6 +215,43 @@ class CopyOp : public AsyncOp {
   std::uint32_t bytes_;
   bool valid_;
   std::uint64_t group_;
+};
+
+// Sixteen bytes for another CTA.
+class RemoteStoreOp : public AsyncOp {
+ public:
+  RemoteStoreOp(Cta& cta, std::uint32_t to, const float (&values)[4], std::uint32_t barrier,
+                const Where& where)
+      : AsyncOp(OpKind::kCopy, machine->current, where),
+        cta_(cta),
+        to_(to),
+        barrier_(barrier),
+        clock_(issuer->clocks[machine->number_of(*issuer)]) {
+    std::copy_n(values, 4, values_);
+  }
+
+  void start() {
+    std::fill_n(cta_.shared.filling.begin() + SharedMemory::word(to_), 4, serial);
+    ++cta_.barriers.at(barrier_).in_flight;
+  }
+  bool step() override {
+    std::memcpy(cta_.shared.at(to_), values_, sizeof values_);
+    std::fill_n(cta_.shared.filling.begin() + SharedMemory::word(to_), 4, 0);
+    std::fill_n(cta_.shared.written.begin() + SharedMemory::word(to_), 4, 1);
+    machine->complete_bytes(cta_, barrier_, sizeof values_, machine->number_of(*issuer), clock_);
+    return false;
+  }
+  std::string describe() const override {
+    return fmt::format("the st.async into {} issued at {}", machine->name_of(cta_, to_),
+                       sim::name_of(where));
+  }
+
+ private:
+  Cta& cta_;
+  std::uint32_t to_;
+  float values_[4];
+  std::uint32_t barrier_;
+  std::uint32_t clock_;  // of the issuer
 };
 
 // ---- rules ----
@@ -396,6 +433,35 @@ void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes, bool va
   m.add(std::move(op));
   for (std::uint32_t w = SharedMemory::word(to); w < SharedMemory::word(to + bytes); ++w)
     cta.shared.filling[w] = copy.serial;
+  ++m.statistics().copies;
+}
+
+void store_async(std::uint32_t remote, const float (&values)[4], std::uint32_t remote_barrier,
+                 const Where& where) {
+  Machine& m = *machine;
+  m.maybe_yield();
+  const std::uint32_t rank = (remote >> 24) - 1;
+  const std::uint32_t to = remote & 0xffffff, barrier = remote_barrier & 0xffffff;
+  if (rank >= m.ctas.size() || remote >> 24 != remote_barrier >> 24)
+    m.fail(where,
+           fmt::format("a st.async to {:#x} that completes on {:#x}: both must be mapa's, of "
+                       "one CTA of the cluster of {}",
+                       remote, remote_barrier, m.ctas.size()));
+  Cta& cta = *m.ctas[rank];
+  if (cta.alive == 0)
+    m.fail(where, fmt::format("a st.async into CTA {} after it has ended: a CTA must outlive what "
+                              "its peers send",
+                              rank));
+  check_range(cta, to, 16, 16, "a st.async", where);
+  if (!m.barrier_at(cta, barrier, where).fenced)
+    m.fail(where, fmt::format("a st.async completes on {}, which was initialised without "
+                              "fence.mbarrier_init",
+                              m.name_of(cta, barrier)));
+  check_writable(cta, to, 16, "a st.async", where);
+  auto op = std::make_unique<RemoteStoreOp>(cta, to, values, barrier, where);
+  RemoteStoreOp& store = *op;
+  m.add(std::move(op));
+  store.start();
   ++m.statistics().copies;
 }
 

@@ -102,7 +102,8 @@ std::string replace_wgmma(const jit::Source& source) {
       R"("wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k32\.f32\.(e4m3|e5m2)\.(e4m3|e5m2) )"
       R"(\{[%\d, ]*\}, %\d+, %\d+, p, 1, 1;\\n"\s*"\}\\n"[^;]*;)");
   return std::regex_replace(source.text, kWgmma,
-                            "kiln_sim::mma(sum, a, b, {$1, kiln_sim_$2, kiln_sim_$3}, kAdd != 0, "
+                            "kiln_sim::mma(sum, a, b, {$1, kiln_sim_$2, kiln_sim_$3, kBlockM < 64 ? kBlockM : 64}, "
+                            "kAdd != 0, "
                             "kiln_sim::Where::current());");
 }
 
@@ -114,15 +115,23 @@ constexpr bool kiln_sim_e4m3 = true, kiln_sim_e5m2 = false;
 constexpr std::string_view kGemmRegions = R"(
     {"A", "stage", kSmem.a, kSmem.a_stage_bytes, kStages},
     {"B", "stage", kSmem.b, kSmem.b_stage_bytes, kStages},
-    {"staging of D", "slot", kSmem.d, kSlotBytes, kSlots * kConsumers * 4},
+    {"staging of D", "slot", kSmem.d, kSlotBytes,
+     kSlots * kPartConsumers * kStoreWarps},
     {"SFA", "stage", kSmem.sfa, kSmem.sfa_stage_bytes, kStages},
     {"SFB", "stage", kSmem.sfb, kSmem.sfb_stage_bytes, kStages},
     {"row-major SFA", "half", kSmem.sfa_rows, kSmem.sfa_group_bytes, 2},
+    {"partial totals", "part", kSmem.partials, kSmem.partial_bytes, kWarpgroupsK - 1},
+    {"gathered totals", "part", kSmem.gathered, kSmem.gathered_bytes,
+     (kSmem.site - kSmem.gathered) / kSmem.gathered_bytes},
     {"site", "stage", kSmem.site, kSiteBytes, kStages},
     {"group table", "array", kSmem.groups, (kGroupCapacity + 1) * 4, kRowGroups ? 4u : 0u},
     {"barrier full", "stage", kSmem.full, 8, kStages},
     {"barrier empty", "stage", kSmem.empty, 8, kStages},
-    {"barrier c_full", "slot", kSmem.c_full, 8, kSlots * kConsumers * 4},
+    {"barrier c_full", "slot", kSmem.c_full, 8, kSlots * kPartConsumers * kStoreWarps},
+    {"barrier gather_full", "warp", kSmem.gather_full, 8,
+     kClusterK > 1 ? kPartConsumers * kStoreWarps : 0},
+    {"barrier gather_empty", "warp", kSmem.gather_empty, 8,
+     kClusterK > 1 ? kPartConsumers * kStoreWarps : 0},
 )";
 
 // As ptxas reports it: what the launch allots.

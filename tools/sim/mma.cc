@@ -71,6 +71,7 @@ void check_unit(Cta& cta, std::uint32_t address, const char* name, const Where& 
 
 // Notes what the operation will read; `filled`: all of it must have been written at some time.
 void start_reading(Cta& cta, const Operand& o, const char* name, bool filled, const Where& where) {
+  if (o.rows == 0) return;
   const std::uint32_t last = o.line(o.rows - 1);
   for (const std::uint32_t address : {o.line(0), last}) {
     if (!cta.shared.contains(address, 32))
@@ -198,6 +199,7 @@ void run_mma(Warp& warp) {
   MmaOp& op = *warp.ops.front();
   thread_local std::vector<float> a(16 * 32), b;
   b.resize(std::size_t{32} * op.shape.n);
+  std::fill(a.begin(), a.end(), 0.f);
   read_operand(*warp.cta, op.operand_a, op.shape.a_is_e4m3, false, a.data());
   read_operand(*warp.cta, op.operand_b, op.shape.b_is_e4m3, true, b.data());
   if (!op.add) std::fill(op.accumulators->values.begin(), op.accumulators->values.end(), 0.f);
@@ -238,7 +240,8 @@ void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& sha
     op.shape = shape;
     op.add = add;
     op.index = warp.issued[lane] - 1;
-    op.operand_a = decode(a, warp.number % 4 * 16, 16, where);
+    const std::uint32_t first = warp.number % 4 * 16;
+    op.operand_a = decode(a, first, std::clamp(shape.rows, first, first + 16) - first, where);
     op.operand_b = decode(b, 0, shape.n, where);
     op.accumulators = accumulators != nullptr ? accumulators : &new_accumulators(warp, shape.n);
     op.accumulators->last_op = warp.issued[lane];

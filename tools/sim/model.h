@@ -177,6 +177,13 @@ struct Cta {
   std::uint32_t at_sync = 0;
   std::uint64_t sync_generation = 0;
   WaitList sync_waiting;
+  struct NamedBarrier {
+    std::uint32_t arrived = 0;
+    std::uint64_t generation = 0;
+    Clocks meeting, met;
+    WaitList waiting;
+  };
+  std::unordered_map<std::uint32_t, NamedBarrier> named;
   std::int64_t free_registers = 0;
   WaitList register_waiting;
 };

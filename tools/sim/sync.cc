@@ -201,6 +201,30 @@ void sync_threads(const Where& where) {
   acquire(*m.current, cta.synced);
 }
 
+void named_barrier(std::uint32_t name, std::uint32_t threads, bool waits, const Where& where) {
+  Machine& m = *machine;
+  m.maybe_yield();
+  if (threads % 32 != 0 || threads == 0)
+    m.fail(where, fmt::format("a named barrier of {} threads: they must be whole warps", threads));
+  Cta::NamedBarrier& barrier = m.current->cta->named[name];
+  release(*m.current, barrier.meeting);
+  const std::uint64_t generation = barrier.generation;
+  if (++barrier.arrived == threads) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+    barrier.met = std::exchange(barrier.meeting, {});
+    m.notify(barrier.waiting);
+  } else if (waits) {
+    m.wait_until(barrier.waiting, {Waiting::kThreads, 0, 0, where},
+                 [&] { return barrier.generation != generation; });
+  }
+  if (waits) acquire(*m.current, barrier.met);
+}
+
+void barrier_arrive_at(std::uint32_t remote_barrier, const Where& where) {
+  barrier_arrive_remote(remote_barrier & 0xffffff, (remote_barrier >> 24) - 1, where);
+}
+
 void cluster_arrive(const Where&) { machine->arrive_cluster(); }
 
 void cluster_wait(const Where& where) {

@@ -26,8 +26,12 @@ struct BoxRow {
   char* global;
   std::uint32_t before, bytes;
 };
+inline std::uint32_t box_rows(const TensorMap& map) {  // of all its slices
+  return map.box[1] * (map.rank > 2 ? map.box[2] : 1);
+}
 inline BoxRow box_row(const TensorMap& map, const std::int32_t* at, std::uint32_t row) {
-  const std::int64_t x = at[0], y = std::int64_t{at[1]} + row, z = map.rank > 2 ? at[2] : 0;
+  const std::int64_t x = at[0], y = std::int64_t{at[1]} + row % map.box[1];
+  const std::int64_t z = map.rank > 2 ? std::int64_t{at[2]} + row / map.box[1] : 0;
   const auto columns = static_cast<std::int64_t>(map.extents[0]);
   const bool inside = y >= 0 && y < static_cast<std::int64_t>(map.extents[1]) &&
                       (map.rank < 3 || (z >= 0 && z < static_cast<std::int64_t>(map.extents[2])));

@@ -38,8 +38,19 @@ KILN_SIM_API void barrier_arrive_remote(std::uint32_t barrier, std::uint32_t ran
 KILN_SIM_API bool barrier_try_wait(std::uint32_t barrier, std::uint32_t parity, const Where& where);
 KILN_SIM_API void barrier_init_fence();
 
+// ---- shared memory of another CTA: where mapa says ----
+constexpr std::uint32_t remote_address(std::uint32_t address, std::uint32_t rank) {
+  return (rank + 1) << 24 | address;
+}
+KILN_SIM_API void barrier_arrive_at(std::uint32_t remote_barrier, const Where& where);
+KILN_SIM_API void store_async(std::uint32_t remote, const float (&values)[4],
+                              std::uint32_t remote_barrier, const Where& where);
+
 // ---- thread block and cluster ----
 KILN_SIM_API void sync_threads(const Where& where);
+// Barrier `name` of `threads` threads; `waits` or only arrives.
+KILN_SIM_API void named_barrier(std::uint32_t name, std::uint32_t threads, bool waits,
+                                const Where& where);
 KILN_SIM_API void cluster_arrive(const Where& where);
 KILN_SIM_API void cluster_wait(const Where& where);
 KILN_SIM_API std::uint32_t cluster_rank();
@@ -83,6 +94,7 @@ KILN_SIM_API void store_matrix(std::uint32_t address, const std::uint32_t* regis
 struct MmaShape {
   std::uint32_t n;
   bool a_is_e4m3, b_is_e4m3;
+  std::uint32_t rows;  // of A that matter: what the others are is nobody's concern
   bool operator==(const MmaShape&) const = default;
 };
 KILN_SIM_API void mma_fence(const Where& where);

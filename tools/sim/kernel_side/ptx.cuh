@@ -42,6 +42,20 @@ KILN_DEVICE void barrier_cluster_arrive(KILN_HERE) { kiln_sim::cluster_arrive(wh
 KILN_DEVICE void barrier_cluster_wait(KILN_HERE) { kiln_sim::cluster_wait(where); }
 KILN_DEVICE u32 cluster_ctarank() { return kiln_sim::cluster_rank(); }
 
+// Lane 0 of a whole warp.
+KILN_DEVICE bool elect_sync(KILN_HERE) {
+  kiln_sim::sync_warp(where);
+  return threadIdx.x % 32 == 0;
+}
+template <u32 kName, u32 kThreads>
+KILN_DEVICE void bar_sync(KILN_HERE) {
+  kiln_sim::named_barrier(kName, kThreads, true, where);
+}
+template <u32 kName, u32 kThreads>
+KILN_DEVICE void bar_arrive(KILN_HERE) {
+  kiln_sim::named_barrier(kName, kThreads, false, where);
+}
+
 template <u32 kRegisters>
 KILN_DEVICE void setmaxnreg_dec(KILN_HERE) {
   kiln_sim::set_max_registers(kRegisters, false, where);
@@ -175,6 +189,27 @@ KILN_DEVICE void stmatrix_x2(u32 address, u32 r0, u32 r1, KILN_HERE) {
 KILN_DEVICE void stmatrix_x4(u32 address, u32 r0, u32 r1, u32 r2, u32 r3, KILN_HERE) {
   const u32 registers[] = {r0, r1, r2, r3};
   kiln_sim::store_matrix(address, registers, 4, where);
+}
+
+// ---- the shared memory of other CTAs of the cluster ----
+
+KILN_DEVICE u32 mapa(u32 address, u32 cta_rank) {
+  return kiln_sim::remote_address(address, cta_rank);
+}
+KILN_DEVICE void st_async_v4_f32(u32 address, float x, float y, float z, float w, u32 barrier,
+                                 KILN_HERE) {
+  const float values[] = {x, y, z, w};
+  for (const float value : values) require_landed(value, where);
+  kiln_sim::store_async(address, values, barrier, where);
+}
+KILN_DEVICE void mbarrier_arrive_release_cluster(u32 remote_barrier, KILN_HERE) {
+  kiln_sim::barrier_arrive_at(remote_barrier, where);
+}
+KILN_DEVICE bool mbarrier_try_wait_parity_cluster(u32 barrier, u32 parity, KILN_HERE) {
+  return kiln_sim::barrier_try_wait(barrier, parity, where);
+}
+KILN_DEVICE float4 ld_shared_v4_f32(u32 address, KILN_HERE) {
+  return loaded_shared<float4>(address, where);
 }
 
 // ---- WGMMA ----
