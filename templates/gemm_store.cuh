@@ -12,6 +12,7 @@ struct Piece {
   u32 valid;  // bit i: row i belongs to the tile. Always all of them where the maps clip D.
 };
 constexpr u32 kAllRows = (1u << kBoxRowsD) - 1;
+constexpr u32 kRowsOfThread = kBlockM == 8 ? 1 : 2;  // of a piece
 
 // Where one warp's part of a tile goes.
 struct Place {
@@ -125,7 +126,7 @@ KILN_DEVICE void stage_chunk(u32 slot, u32 lane, const float* values) {
 #pragma unroll
     for (u32 unit = 0; unit < kChunkColumns / 8; ++unit) {
 #pragma unroll
-      for (u32 half = 0; half < 2; ++half)
+      for (u32 half = 0; half < kRowsOfThread; ++half)
         stage_pair(slot, lane / 4 + half * 8, unit, lane, values + unit * 4 + half * 2);
     }
   }
@@ -164,7 +165,7 @@ struct Slots {
 KILN_DEVICE void store_direct(const GemmParams& p, const Consumer& c,
                               const float (&total)[kWgN / 2], const Place& place) {
 #pragma unroll
-  for (u32 half = 0; half < (kBlockM == 8 ? 1 : 2); ++half) {
+  for (u32 half = 0; half < kRowsOfThread; ++half) {
     const u32 row = place.row + c.lane / 4 + half * 8;
     if (row >= p.m) continue;
     u8* const d = static_cast<u8*>(p.d_rows) + (row * p.ldd + place.column) * kOutBytes;

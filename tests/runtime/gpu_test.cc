@@ -141,7 +141,7 @@ TEST_CASE("tiles for few rows, with parts of K and several k-blocks to a stage, 
   };
   for (const bool f32 : {false, true}) {
     for (const auto major : {jit::ScaleMajor::kRow, jit::ScaleMajor::kM}) {
-      jit::Problem problem = problem_of(1544, 3328);  // 26 k-blocks: the last part has fewer
+      jit::Problem problem = problem_of(264, 3328);  // 26 k-blocks: the last part has fewer
       problem.sfa_major = major;
       problem.out = f32 ? jit::OutputType::kF32 : jit::OutputType::kBf16;
       problem.accumulate = f32;
