@@ -217,9 +217,9 @@ KILN_DEVICE void gemm(const Params& params) {
   const GemmParams& p = gemm_of(params);
   const u32 smem = smem_address(shared);
   // Uniform, which ptxas sees so: else tiles with one k-block to a stage lose 2 to 10 % on an H200.
-  // One kind of kernel does not have the register.
-  const u32 warp =
-      kLoadC && kConsumers >= 3 ? threadIdx.x / 32 : __shfl_sync(0xffffffffu, threadIdx.x / 32, 0);
+  // Some kinds of three warpgroups have no register for it.
+  constexpr bool kUniform = kConsumers < 3 || !(kLoadC || kSfaRowMajor);
+  const u32 warp = kUniform ? __shfl_sync(0xffffffffu, threadIdx.x / 32, 0) : threadIdx.x / 32;
   const Work w = this_work(p);
   if (warp == 0) {
     if (elect_sync()) {
