@@ -89,6 +89,15 @@ std::vector<NamedCase> dense_cases() {
       {"cluster in M", plain(dense(264, 400), 300, "128x128/2x1/s3/c2x1/r8")},
       {"cluster in N", plain(dense(264, 400, kBf16, kM), 200, "128x64/2x1/s4/c1x2/r8")},
       {"cluster of four", plain(dense(200, 272), 140, "64x64/1x1/s4/c2x2/r8")},
+      {"eight rows", plain(dense(136, 1024), 5, "8x16/1x1x2/s4x2/c1x1/r1")},
+      {"low tiles", plain(dense(136, 768, kBf16, kM), 20, "16x48/1x1/s2x4/c1x1/r8")},
+      {"low tiles accumulate",
+       plain(dense(72, 1024, kBf16, kRow, true), 40, "32x24/1x1/s3x2/c1x1/r1")},
+      {"parts in a cluster", plain(dense(136, 1280, kBf16, kM), 9, "8x32/1x1x2/s4x2/c1x1x2/r1")},
+      {"parts accumulate",
+       plain(dense(136, 1024, kF32, kM, true), 20, "8x24/1x1x2/s2x2/c1x1x2/r1")},
+      {"four parts, tails", plain(dense(200, 1040), 70, "64x32/1x1x2/s4/c1x1x4/r1")},
+      {"parts of two warpgroups", plain(dense(136, 1024, kF32), 100, "128x64/2x1/s3x2/c1x1x2/r1")},
   };
 }
 
@@ -137,6 +146,8 @@ std::vector<NamedCase> masked_cases() {
        sized(rows(kLayout, kRows, 136, 272), {0, 130, 1, 64, 0}, 130, "128x128/2x1/s3/c1x1/r8")},
       {"M-major scales",
        sized(rows(kLayout, kRows, 136, 272, 0, kM), {3, 0, 192}, 196, "192x64/3x1/s3/c1x1/r8")},
+      {"low tiles",
+       sized(rows(kLayout, kRows, 136, 400, 0, kM), {3, 0, 40}, 64, "32x64/1x1x2/s4/c1x1/r8")},
       {"FP32",
        sized(rows(kLayout, kRows, 72, 400, 0, kRow, kF32), {65, 1}, 70, "64x64/1x1/s4/c1x1/r8")},
       {"expert map", sized(rows(kLayout, kRows, 72, 272), {65, 0, 7}, 70, "128x64/2x1/s4/c1x1/r8")},

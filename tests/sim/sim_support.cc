@@ -50,7 +50,7 @@ SimCase::SimCase(Simulator& simulator, const GroupedCase& test)
 // With an odd seed one cluster does everything, so that tiles follow each other.
 std::string SimCase::launch(std::uint64_t seed) {
   simulator_.control().seed = seed;
-  return runner_.launch(seed % 2 == 1 ? tile_.cluster_m * tile_.cluster_n : 0);
+  return runner_.launch(seed % 2 == 1 ? jit::cluster_size(tile_) : 0);
 }
 
 void check_schedules(Simulator& simulator, const GroupedCase& test, std::uint64_t count) {
