@@ -194,8 +194,8 @@ double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machin
 
 namespace {
 
-// Tiles for few rows as one tile row. Below kClustersFromM partners in a cluster wait for each other
-// more than they share; B is a group's own.
+// Tiles for few rows as one tile row. Below kClustersFromM partners in a cluster wait for each
+// other more than they share; B is a group's own.
 bool may_choose(const Tile& t, const Extents& e) {
   if (is_for_few_rows(t) && e.rows > t.block_m) return false;
   constexpr double kClustersFromM = 1024;

@@ -85,8 +85,8 @@ void encode_output(const Driver& driver, const MatrixView& view, std::int64_t el
 void encode_scales(const Driver& driver, const char* name, const MatrixView& view,
                    std::uint32_t box_cols, std::uint32_t box_rows, device::TensorMap* map) {
   encode(driver, name, view,
-         Format{CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, box_cols, box_rows, 1, CU_TENSOR_MAP_SWIZZLE_NONE,
-                CU_TENSOR_MAP_L2_PROMOTION_NONE},
+         Format{CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, box_cols, box_rows, 1,
+                CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_NONE},
          map);
 }
 
