@@ -157,7 +157,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     if constexpr (kFirst) {
       if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
     }
-    float products[kWgN / 2];
+    [[maybe_unused]] float products[kWgN / 2];
     if constexpr (kEarlyProducts) make_products(products, row_scales, columns);
     wgmma_wait_group<0>();
     keep(sum);
