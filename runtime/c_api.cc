@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/c_struct.h"
+#include "runtime/c_tile.h"
 #include "runtime/fork_guard.h"
 #include "runtime/handles.h"
 #include "runtime/kiln.h"
@@ -140,12 +141,6 @@ jit::Problem to_problem(const kiln_problem& p) {
   if (p.reserved != 0)
     throw Error(Status::kInvalidArgument, fmt::format("reserved must be 0, got {}", p.reserved));
   return problem;
-}
-
-jit::Tile to_tile(const kiln_tile& t) {
-  return {t.block_m,      t.block_n,   t.warpgroups_m, t.warpgroups_n,
-          t.stages,       t.cluster_m, t.cluster_n,    t.raster_group,
-          t.warpgroups_k, t.cluster_k, t.stage_blocks};
 }
 
 jit::QuantizeSpec to_quantize_spec(const kiln_quantize_problem& p) {
@@ -332,7 +327,7 @@ kiln_status kiln_plan_create(kiln_engine* engine, const kiln_problem* problem,
     std::optional<kiln::jit::Tile> chosen;
     if (tile != nullptr) {
       kiln_tile tile_storage;
-      chosen = to_tile(read_struct(tile, "tile", kDefaultTile, &tile_storage));
+      chosen = from_c(read_struct(tile, "tile", kDefaultTile, &tile_storage));
     }
     *plan = new kiln_plan{std::make_shared<Plan>(engine->engine, to_problem(asked), chosen)};
   });

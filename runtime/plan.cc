@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/c_struct.h"
+#include "runtime/c_tile.h"
 #include "runtime/group_check.h"
 #include "runtime/operand_check.h"
 
@@ -22,12 +23,6 @@ TilePlan choose_tiles(const Engine& engine, const jit::Problem& problem,
   if (!tile) return plan_tiles(problem, engine.machine(), engine.tuned());
   jit::validate(*tile, problem);
   return {{{{0, jit::kMaxM, *tile}, TileSource::kCaller}}, TunedMatch::kNone, ""};
-}
-
-kiln_tile to_c(const jit::Tile& tile) {
-  return {sizeof(kiln_tile), 1,           tile.block_m,   tile.block_n,   tile.warpgroups_m,
-          tile.warpgroups_n, tile.stages, tile.cluster_m, tile.cluster_n, tile.raster_group,
-          tile.warpgroups_k, tile.cluster_k, tile.stage_blocks};
 }
 
 LaunchOptions launch_options(const kiln_operands& o) {

@@ -32,7 +32,7 @@ struct MatrixView {
 void encode_fp8(const Driver& driver, const char* name, const MatrixView& view,
                 std::uint32_t box_rows, std::uint32_t box_slices, device::TensorMap* map);
 
-// D, BF16 (element_bytes 2) or FP32 (4): boxes of chunk_bytes by kStoreRows, swizzled over the
+// D, BF16 (element_bytes 2) or FP32 (4): boxes of chunk_bytes by box_rows, swizzled over the
 // width of the box; chunk_bytes as d_chunk_bytes() of templates/smem_layout.cuh gives it. Nothing
 // is stored outside the matrix.
 void encode_output(const Driver& driver, const MatrixView& view, std::int64_t element_bytes,

@@ -192,9 +192,9 @@ KILN_DEVICE void init_barriers(u32 smem) {
     mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleArrivals);
     mbarrier_init(smem + kSmem.empty + s * 8, kPartConsumers * 4 * kSharers);
   }
-  for (u32 i = 0; kLoadC && i < kPartConsumers * kStoreWarps * kSlots; ++i)
+  for (u32 i = 0; kLoadC && i < kAllStoreWarps * kSlots; ++i)
     mbarrier_init(smem + kSmem.c_full + i * 8, 1);
-  for (u32 i = 0; kClusterK > 1 && i < kPartConsumers * kStoreWarps; ++i) {
+  for (u32 i = 0; kClusterK > 1 && i < kAllStoreWarps; ++i) {
     mbarrier_init(smem + kSmem.gather_full + i * 8, 1);
     mbarrier_init(smem + kSmem.gather_empty + i * 8, 1);
   }

@@ -129,6 +129,11 @@ KILN_DEVICE u64 descriptor_b(const Consumer& c, u32 stage, u32 block) {
   return matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes +
                            (block * kBlockN + c.column) * kBlockK);
 }
+// Where the scale of a thread's first row lies, for the first k-block of a stage.
+KILN_DEVICE u32 row_scales_at(const Consumer& c, u32 stage) {
+  return c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
+         (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
+}
 constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from its first
 
 // All waves of one k-block: start the WGMMAs, under the first of a tile store the previous tile,
@@ -140,8 +145,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
   const u32 stage = state.ring.stage;
   float columns[kColumnValues];
   if constexpr (!kColumnScales) load_column_scales(columns, c, stage, 0, tile_column);
-  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
-                  (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
+  const u32 sfa = row_scales_at(c, stage);
   const u64 a = descriptor_a(c, stage, 0), b = descriptor_b(c, stage, 0);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
@@ -177,8 +181,7 @@ KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, Consumer
                                 float (&total)[kWgN / 2], float (&sums)[kBatch][kWgN / 2],
                                 u32 tile_column, u32 block) {
   const u32 stage = state.ring.stage;
-  const u32 sfa = c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
-                  (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
+  const u32 sfa = row_scales_at(c, stage);
   float2 row_scales[kBatch];
   float columns[kBatch][kColumnValues];
 #pragma unroll

@@ -6,13 +6,11 @@
 #include "gemm_shape.cuh"
 #include "pipeline.cuh"
 
-constexpr u32 kTotalBytes = kWgN / 2 * 4;  // of a thread: one after the other, 32 lanes abreast
-
 // ---- of a CTA: part 0 gets the sum ----
 
 KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
   const bool has_rows = c.warp % 4 < kStoreWarps;
-  const u32 slot = c.smem + kSmem.partials + c.store_warp * 32 * kTotalBytes + c.lane * 4;
+  const u32 slot = c.smem + kSmem.partials + c.store_warp * kSmem.gathered_bytes + c.lane * 4;
   bar_sync<kPartsBarrier, kConsumers * 128>();  // part 0 has read those of the last tile
   if (c.part > 0 && has_rows) {
 #pragma unroll

@@ -28,6 +28,7 @@ constexpr u32 kWgN = kBlockN / kWarpgroupsN;
 constexpr u32 kWaves = kWgM < kWaveRows ? 1 : kWgM / kWaveRows;
 constexpr u32 kBoxRowsD = d_box_rows(kBlockM);
 constexpr u32 kStoreWarps = store_warps(kBlockM);
+constexpr u32 kAllStoreWarps = kPartConsumers * kStoreWarps;  // of the CTA
 constexpr u32 kWaveStride = kWarpgroupsM * kWaveRows;  // warpgroups take waves in turn: the valid
                                                        // rows of a partly valid tile are shared out
 constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;  // 1d2d; a run-time value in 1d1d

@@ -79,26 +79,4 @@ kiln_problem to_c(const jit::Problem& problem) {
   return out;
 }
 
-kiln_tile to_c(const jit::Tile& tile) {
-  kiln_tile out = KILN_TILE_INIT;
-  out.block_m = tile.block_m;
-  out.block_n = tile.block_n;
-  out.warpgroups_m = tile.warpgroups_m;
-  out.warpgroups_n = tile.warpgroups_n;
-  out.stages = tile.stages;
-  out.cluster_m = tile.cluster_m;
-  out.cluster_n = tile.cluster_n;
-  out.raster_group = tile.raster_group;
-  out.warpgroups_k = tile.warpgroups_k;
-  out.cluster_k = tile.cluster_k;
-  out.stage_blocks = tile.stage_blocks;
-  return out;
-}
-
-jit::Tile from_c(const kiln_tile& tile) {
-  return {tile.block_m,      tile.block_n,   tile.warpgroups_m, tile.warpgroups_n,
-          tile.stages,       tile.cluster_m, tile.cluster_n,    tile.raster_group,
-          tile.warpgroups_k, tile.cluster_k, tile.stage_blocks};
-}
-
 }  // namespace kiln::tools

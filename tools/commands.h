@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "jit/error.h"
+#include "runtime/c_tile.h"
 #include "runtime/engine.h"
 #include "runtime/kiln.h"
 #include "tools/shapes.h"
@@ -77,7 +78,7 @@ class EngineHandle {
 kiln_engine_options offline_options(jit::Arch arch, std::int32_t num_sms);
 
 kiln_problem to_c(const jit::Problem& problem);
-kiln_tile to_c(const jit::Tile& tile);
-jit::Tile from_c(const kiln_tile& tile);
+using runtime::from_c;
+using runtime::to_c;
 
 }  // namespace kiln::tools

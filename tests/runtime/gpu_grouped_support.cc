@@ -185,7 +185,7 @@ void GroupedGemm::reset_output() {
 kiln_plan* GroupedGemm::plan() {
   if (plan_ != nullptr) return plan_;
   const kiln_problem wanted = c_problem(problem());
-  const kiln_tile tile = c_tile(test_.tile.value_or(jit::Tile{}));
+  const kiln_tile tile = runtime::to_c(test_.tile.value_or(jit::Tile{}));
   KILN_CHECK_OK(kiln_plan_create(engine_, &wanted, test_.tile ? &tile : nullptr, &plan_));
   return plan_;
 }

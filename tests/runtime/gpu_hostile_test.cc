@@ -68,7 +68,7 @@ void prepare_all(const Gpu& gpu, const std::vector<Accepted>& tiles) {
   const auto work = [&] {
     for (std::size_t i; (i = next++) < tiles.size();) {
       const kiln_problem problem = c_problem(tiles[i].problem);
-      const kiln_tile tile = c_tile(tiles[i].tile);
+      const kiln_tile tile = runtime::to_c(tiles[i].tile);
       kiln_plan* plan = nullptr;
       if (kiln_plan_create(gpu.handle(), &problem, &tile, &plan) != KILN_OK ||
           kiln_plan_prepare(plan, 0, INT64_MAX) != KILN_OK)

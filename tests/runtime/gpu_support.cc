@@ -43,12 +43,6 @@ kiln_problem c_problem(const jit::Problem& p) {
   return problem;
 }
 
-kiln_tile c_tile(const jit::Tile& t) {
-  return {sizeof(kiln_tile), 1,        t.block_m,   t.block_n,   t.warpgroups_m,
-          t.warpgroups_n,    t.stages, t.cluster_m, t.cluster_n, t.raster_group,
-          t.warpgroups_k,    t.cluster_k, t.stage_blocks};
-}
-
 Gpu::Gpu(kiln_engine* engine)
     : engine_(engine),
       stream_(std::make_unique<runtime::Stream>(runtime::engine_of(engine).device())) {}
@@ -167,7 +161,7 @@ kiln_operands GemmData::operands() const {
 kiln_plan* GemmData::plan() {
   if (plan_ != nullptr) return plan_;
   const kiln_problem problem = c_problem(test_.problem);
-  const kiln_tile tile = c_tile(test_.tile.value_or(jit::Tile{}));
+  const kiln_tile tile = runtime::to_c(test_.tile.value_or(jit::Tile{}));
   KILN_CHECK_OK(kiln_plan_create(gpu_.handle(), &problem, test_.tile ? &tile : nullptr, &plan_));
   return plan_;
 }

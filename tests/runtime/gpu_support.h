@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/c_tile.h"
 #include "runtime/device_memory.h"
 #include "runtime/handles.h"
 #include "tests/runtime/fp8.h"
@@ -75,9 +76,8 @@ Function* driver_call(const Gpu& gpu, const char* name) {
   return reinterpret_cast<Function*>(symbol);
 }
 
-// The C API's spelling of a problem and a tile.
+// The C API's spelling of a problem.
 kiln_problem c_problem(const jit::Problem& problem);
-kiln_tile c_tile(const jit::Tile& tile);
 
 // The values of all 256 codes.
 const std::array<double, 256>& decoded(jit::Fp8Type type);

@@ -116,7 +116,7 @@ constexpr std::string_view kGemmRegions = R"(
     {"A", "stage", kSmem.a, kSmem.a_stage_bytes, kStages},
     {"B", "stage", kSmem.b, kSmem.b_stage_bytes, kStages},
     {"staging of D", "slot", kSmem.d, kSlotBytes,
-     kSlots * kPartConsumers * kStoreWarps},
+     kSlots * kAllStoreWarps},
     {"SFA", "stage", kSmem.sfa, kSmem.sfa_stage_bytes, kStages},
     {"SFB", "stage", kSmem.sfb, kSmem.sfb_stage_bytes, kStages},
     {"row-major SFA", "half", kSmem.sfa_rows, kSmem.sfa_group_bytes, 2},
@@ -127,11 +127,11 @@ constexpr std::string_view kGemmRegions = R"(
     {"group table", "array", kSmem.groups, (kGroupCapacity + 1) * 4, kRowGroups ? 4u : 0u},
     {"barrier full", "stage", kSmem.full, 8, kStages},
     {"barrier empty", "stage", kSmem.empty, 8, kStages},
-    {"barrier c_full", "slot", kSmem.c_full, 8, kSlots * kPartConsumers * kStoreWarps},
+    {"barrier c_full", "slot", kSmem.c_full, 8, kSlots * kAllStoreWarps},
     {"barrier gather_full", "warp", kSmem.gather_full, 8,
-     kClusterK > 1 ? kPartConsumers * kStoreWarps : 0},
+     kClusterK > 1 ? kAllStoreWarps : 0},
     {"barrier gather_empty", "warp", kSmem.gather_empty, 8,
-     kClusterK > 1 ? kPartConsumers * kStoreWarps : 0},
+     kClusterK > 1 ? kAllStoreWarps : 0},
 )";
 
 // As ptxas reports it: what the launch allots.

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "tools/sim/machine.h"
+#include "tools/sim/shared.h"
 
 namespace kiln::sim {
 namespace {
@@ -54,13 +55,10 @@ void check_unit(Cta& cta, std::uint32_t address, const char* name, const Where& 
   SharedMemory& shared = cta.shared;
   const std::uint32_t first = SharedMemory::word(address);
   for (std::uint32_t w = first; w < first + 4; ++w) {
-    if (shared.filling[w] != 0) {
-      const AsyncOp* const op = machine->find_op(shared.filling[w]);
+    if (shared.filling[w] != 0)
       machine->fail(where, fmt::format("read too early: operand {} of wgmma, {}, is being filled "
                                        "by {}",
-                                       name, machine->name_of(cta, address),
-                                       op != nullptr ? op->describe() : "another copy"));
-    }
+                                       name, machine->name_of(cta, address), filler_of(cta, w)));
     if (shared.dirty[w] != 0)
       machine->fail(where, fmt::format("missing proxy fence: wgmma reads {} (operand {}), which "
                                        "thread {} wrote by an ordinary store without "
