@@ -91,12 +91,16 @@ class QuantizeOperands(Struct):
 
 
 def parse_tile(text):
-    """A tile as `kiln explain` prints it: 128x192/2x1/s4/c2x1/r8."""
-    match = re.fullmatch(r"(\d+)x(\d+)/(\d+)x(\d+)/s(\d+)/c(\d+)x(\d+)/r(\d+)", text)
+    """A tile as `kiln explain` prints it: 128x192/2x1/s4/c2x1/r8 or 8x32/1x1x2/s14x2/c1x1x2/r1."""
+    match = re.fullmatch(
+        r"(?P<block_m>\d+)x(?P<block_n>\d+)"
+        r"/(?P<warpgroups_m>\d+)x(?P<warpgroups_n>\d+)(?:x(?P<warpgroups_k>\d+))?"
+        r"/s(?P<stages>\d+)(?:x(?P<stage_blocks>\d+))?"
+        r"/c(?P<cluster_m>\d+)x(?P<cluster_n>\d+)(?:x(?P<cluster_k>\d+))?"
+        r"/r(?P<raster_group>\d+)", text)
     if not match:
         raise ValueError(f"a tile looks like 128x192/2x1/s4/c2x1/r8, got {text!r}")
-    names = [name for name, _ in Tile._fields_[2:]]
-    return Tile(**dict(zip(names, map(int, match.groups()))))
+    return Tile(**{name: int(value) for name, value in match.groupdict(default="1").items()})
 
 
 class Matrix:
