@@ -82,8 +82,9 @@ void validate(const Problem& problem);
 Problem canonical(const Problem& problem);
 
 // Accumulates by reduction in L2 rather than by loading C: where computing takes longer than the
-// slower way through memory.
-inline constexpr std::int64_t kReduceFromK = 2048;
+// slower way through memory. H200, 24576x4096x1536: 384 us with C loaded, 368 so; at K = 512 291
+// and 420.
+inline constexpr std::int64_t kReduceFromK = 1024;
 inline bool reduces(const Problem& p) {
   return p.accumulate && p.out == OutputType::kF32 && p.k >= kReduceFromK &&
          (p.layout == Layout::kDense || p.layout == Layout::kGroupedK);

@@ -76,7 +76,9 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
   return place;
 }
 
-// One tile. Its first stage is full.
+// One tile. Its first stage is full. A tile with valid rows in every wave has a loop of its own,
+// without branches from wave to wave.
+template <bool kAllWaves>
 KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerState& state,
                               float (&total)[kWaves][kWgN / 2], float (&sums)[kBatch][kWgN / 2],
                               const Tile& t, u32 waves) {
@@ -91,7 +93,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
     multiply_stage<false>(p, c, state, total, sums, t.column, waves);
   };
-  if constexpr (kWholeRounds) {
+  if constexpr (kWholeRounds && kAllWaves) {
 #pragma unroll 1
     for (u32 round = 0; round < kRounds; ++round) {
 #pragma unroll
@@ -103,7 +105,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
   } else {
     first();
     const u32 steps = kColumnScales ? t.steps : kPartStages;
-#pragma unroll kUnrollK
+#pragma unroll(kAllWaves ? kUnrollK : 1)
     for (u32 step = c.part + kWarpgroupsK; step < steps; step += kWarpgroupsK) next();
   }
   if constexpr (kWarpgroupsK > 1) {
@@ -163,8 +165,10 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
     const u32 waves = rows <= c.row ? 0 : (rows - c.row + kWaveStride - 1) / kWaveStride;
     if (kRowGroups && waves == 0) {
       pass_tile(c, state.ring);
+    } else if (kRowGroups && waves < kWaves) {
+      compute_tile<false>(p, c, state, total, sums, t, waves);
     } else {
-      compute_tile(p, c, state, total, sums, t, waves);
+      compute_tile<true>(p, c, state, total, sums, t, kWaves);
     }
   }
   if (state.pending) {
@@ -181,15 +185,16 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
 
 // ---- the kernel ----
 
-// The thread that loads the operands has made the barriers, and needs nobody else to begin.
-constexpr bool kStartsAlone = !kShares && !kRowGroups;
+KILN_DEVICE void init_full(u32 smem, u32 stage) {
+  mbarrier_init(smem + kSmem.full + stage * 8, 1 + kScaleArrivals);
+}
 
 KILN_DEVICE void init_barriers(u32 smem) {
   constexpr u32 kSharers =
       kClusterM + kClusterN - 1;  // CTAs that read a stage's data, itself included
 #pragma unroll
   for (u32 s = 0; s < kStages; ++s) {
-    mbarrier_init(smem + kSmem.full + s * 8, 1 + kScaleArrivals);
+    if (s > 0 || !kEarlyB) init_full(smem, s);
     mbarrier_init(smem + kSmem.empty + s * 8, kPartConsumers * 4 * kSharers);
   }
   for (u32 i = 0; kLoadC && i < kAllStoreWarps * kSlots; ++i)
@@ -199,6 +204,17 @@ KILN_DEVICE void init_barriers(u32 smem) {
     mbarrier_init(smem + kSmem.gather_empty + i * 8, 1);
   }
   fence_mbarrier_init();
+}
+
+// What a CTA's first stage holds of B is asked for before anything else is done. Its bytes may come
+// before the stage's barrier expects them.
+template <class Params>
+KILN_DEVICE void request_first_b(const Params& params, const Work& w, u32 smem) {
+  init_full(smem, 0);
+  fence_mbarrier_init();
+  griddepcontrol_wait();
+  const Site first = of_this_cta(site_of(params, w, w.cluster), w);
+  load_b(w, smem, 0, loads_of(params, w, first), 0);
 }
 
 template <class Params>
@@ -223,6 +239,7 @@ KILN_DEVICE void gemm(const Params& params) {
   const Work w = this_work(p);
   if (warp == 0) {
     if (elect_sync()) {
+      if constexpr (kEarlyB) request_first_b(params, w, smem);
       prefetch_maps(params);
       init_barriers(smem);
     }
@@ -243,7 +260,7 @@ KILN_DEVICE void gemm(const Params& params) {
 
   if (warp < 4) {
     if constexpr (kRedistributes) setmaxnreg_dec<kProducerRegisters>();
-    if (threadIdx.x == 0) produce_operands(params, w, smem);
+    if (kElects ? warp == 0 && elect_sync() : threadIdx.x == 0) produce_operands(params, w, smem);
     if (!kColumnScales && warp == 1) produce_column_scales(p, w, smem);
     if (kSfaRowMajor && warp >= 2) produce_row_scales(p, w, smem);
     __syncwarp();

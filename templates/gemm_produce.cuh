@@ -70,15 +70,30 @@ KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
   return l;
 }
 
+KILN_DEVICE void load_b(const Work& w, u32 smem, u32 stage, const Loads& l, u32 step) {
+  constexpr u32 kRows = kBlockN / kClusterM;
+  const u32 full = smem + kSmem.full + stage * 8;
+  const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRows * kBlockK;
+  const u32 at = w.k_begin + step * kStageBlocks, k = (l.k + at) * kBlockK;
+  if constexpr (kClusterM > 1) {  // ranks cta_n * kClusterM + 0, 1, ...
+    constexpr u32 kColumn = (1u << kClusterM) - 1;
+    load_multicast<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full,
+                             kColumn << (w.cta_n * kClusterM));
+  } else if constexpr (kStageBlocks > 1) {
+    tma_load_3d_policy(b, *l.b, 0, l.row_b, at, full, l.policy_b);
+  } else {
+    load_policy<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, l.policy_b);
+  }
+}
+
 KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
-                            u32 step) {
+                            u32 step, bool has_b) {
   constexpr u32 kFixedBytes = kSmem.b_stage_bytes +
                               (kSfaRowMajor ? 0 : kStageBlocks * kBlockM * 4) +
                               (kColumnScales ? kBlockN * 4 : 0);
-  constexpr u32 kRowsA = kBlockM / kClusterN, kRowsB = kBlockN / kClusterM;
+  constexpr u32 kRowsA = kBlockM / kClusterN;
   const u32 full = smem + kSmem.full + stage * 8;
   const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes;
-  const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRowsB * kBlockK;
   const u32 at = w.k_begin + step * kStageBlocks, k = (l.k + at) * kBlockK;
   // The rows of all boxes are kept in registers, which one kind of kernel does not have.
   // (Recomputed everywhere, groups lost 1 % on an H200; a rolled loop over the boxes lost 13 %.)
@@ -98,15 +113,7 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
       load<kSlicedA>(a + row * kBlockK, *l.a, k, first_row + row, l.slice_a, full);
     }
   }
-  if constexpr (kClusterM > 1) {  // ranks cta_n * kClusterM + 0, 1, ...
-    constexpr u32 kColumn = (1u << kClusterM) - 1;
-    load_multicast<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full,
-                             kColumn << (w.cta_n * kClusterM));
-  } else if constexpr (kStageBlocks > 1) {
-    tma_load_3d_policy(b, *l.b, 0, l.row_b, at, full, l.policy_b);
-  } else {
-    load_policy<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full, l.policy_b);
-  }
+  if (!has_b) load_b(w, smem, stage, l, step);
   if constexpr (!kSfaRowMajor)
     load<kSlicedA>(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, l.row, l.k_scales + at,
                    l.slice_a, full);
@@ -125,6 +132,7 @@ template <class Params>
 KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem) {
   const GemmParams& p = gemm_of(params);
   Ring<kStages> ring;
+  bool has_b = kEarlyB;  // the first stage
   for_each_tile(params, w, smem, [&](const Site& s) {
     const Loads l = loads_of(params, w, s);
     const u32 slice = kLayout == kGroupedK ? slice_of(p, s.group) : s.group;
@@ -135,7 +143,8 @@ KILN_DEVICE void produce_operands(const Params& params, const Work& w, u32 smem)
       wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);
       if (step < kWarpgroupsK)  // a part's first
         write_tile(smem + kSmem.site + ring.stage * kSiteBytes, tile);
-      load_stage(p, w, smem, ring.stage, l, step);
+      load_stage(p, w, smem, ring.stage, l, step, kEarlyB && has_b);
+      has_b = false;
     }
   });
   griddepcontrol_launch_dependents();

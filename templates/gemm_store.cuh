@@ -35,9 +35,7 @@ KILN_DEVICE u32 staged(u32 slot, u32 row, u32 unit) {
 }
 
 // This lane's stores have left at least one of the kSlots slots.
-KILN_DEVICE void wait_slot_free() {
-  cp_async_bulk_wait_group_read<kSlots - 1>();
-}
+KILN_DEVICE void wait_slot_free() { cp_async_bulk_wait_group_read<kSlots - 1>(); }
 
 // Copies the valid rows of a staged chunk: what lies behind the last row of a group is another's.
 KILN_DEVICE void copy_valid_rows(const GemmParams& p, const Consumer& c, u32 slot,
@@ -123,11 +121,20 @@ KILN_DEVICE void stage_chunk(u32 slot, u32 lane, const float* values) {
   if constexpr (kOutBf16 && !kLoadC) {
     stage_bf16(slot, lane, values);
   } else {
+    // FP32: rows 0 and 1, 2 and 3, ... of a fragment have the same banks, or with narrow chunks
+    // rows 0 and 2, ...: every other takes its fragments in another order.
+    constexpr u32 kUnits = kChunkColumns / 8, kSwap = kOutBf16 ? 0 : kUnits / 2;
+    const u32 swap = kSwap != 0 && (lane / 4 & 4 / kUnits) != 0 ? kSwap : 0;
 #pragma unroll
-    for (u32 unit = 0; unit < kChunkColumns / 8; ++unit) {
+    for (u32 unit = 0; unit < kUnits; ++unit) {
 #pragma unroll
-      for (u32 half = 0; half < kRowsOfThread; ++half)
-        stage_pair(slot, lane / 4 + half * 8, unit, lane, values + unit * 4 + half * 2);
+      for (u32 half = 0; half < kRowsOfThread; ++half) {
+        const float *const own = values + unit * 4 + half * 2, *const other = values +
+                                                                              (unit ^ kSwap) * 4 +
+                                                                              half * 2;
+        const float value[2] = {swap != 0 ? other[0] : own[0], swap != 0 ? other[1] : own[1]};
+        stage_pair(slot, lane / 4 + half * 8, unit ^ swap, lane, value);
+      }
     }
   }
 }
@@ -172,7 +179,7 @@ KILN_DEVICE void store_direct(const GemmParams& p, const Consumer& c,
 #pragma unroll
     for (u32 i = 0; i < kWgN / 8; ++i) {
       const u32 column = i * 8 + c.lane % 4 * 2;
-      const float *const value = total + i * 4 + half * 2;
+      const float* const value = total + i * 4 + half * 2;
       if (kN % kBlockN != 0 && place.column + column >= kN) continue;
       if constexpr (kOutBf16) {
         *reinterpret_cast<u32*>(d + column * kOutBytes) = cvt_bf16x2(value[0], value[1]);
