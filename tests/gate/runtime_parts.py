@@ -18,6 +18,12 @@ def python(case):
     return ("python3", "{source}/tests/repo/abi_test.py", case)
 
 
+def sanitize(promise, tool, spec, small_s, full_s):
+    return Part(promise, f"{spec} under compute-sanitizer {tool}",
+                ("{source}/tests/gate/sanitize", "{build}/tests/runtime/gpu_test", tool, spec), small_s, full_s,
+                needs=("gpu",))
+
+
 API = {"KILN_LIBRARY": "{build}/runtime/libkiln.so"}
 TSAN = {"TSAN_OPTIONS": "halt_on_error=1"}
 
@@ -37,10 +43,13 @@ PARTS = [
     Part("C14", "hostile tuned tables against the rules of tiles", catch("runtime/runtime_test", "[hostile]"), 6, 60),
     Part("C14", "tiles that hostile tables got accepted, on a GPU", catch("runtime/gpu_test", "[hostile]"), 20, 300,
          needs=("gpu",)),
+    sanitize("C14", "memcheck", "[hostile]", 60, 600),
     Part("C15", "exported symbols", python("Exports"), 2, 2, environment=API),
     Part("C15", "the header under compilers and standards", python("Header"), 4, 4),
     Part("C15", "layouts, values and prototypes of version 0.1", python("Layouts"), 4, 4),
     Part("C15", "a program of version 0.1 with this library", python("OldPrograms"), 2, 2, environment=API),
     Part("C15", "the last tag's library against this one", python("AgainstTheLastTag"), 5, 120, environment=API),
     Part("C16", "NaN, infinities, tails and padding", catch("runtime/gpu_test", "[numerics]"), 60, 120, needs=("gpu",)),
+    *(sanitize("C16", tool, spec, 30, 60) for tool in ("memcheck", "initcheck", "synccheck")
+      for spec in ("[numerics]", "[bits]", "[capture]")),
 ]
