@@ -223,37 +223,42 @@ KILN_DEVICE void request_row_scales(const RowScales& s, u32 to, u32 k_block) {
 }
 
 // Two warps bring row-major row scales into the stages. They read a group of 4 k-blocks at a time,
-// one group ahead, and then hand it on k-block by k-block: every lane only what it copied itself,
-// so that its own wait is all the ordering there is. Read k-block by k-block, each 32-byte sector
-// of SFA was fetched up to 8 times, which cost 7 to 15 % at M = 4096 on an H200; read by the
-// consumers in groups, their longer chain from WGMMA to WGMMA cost 3 to 6 %.
+// kSfaGroups - 1 groups ahead, and then hand it on k-block by k-block: every lane only what it
+// copied itself, so that its own wait is all the ordering there is. Read k-block by k-block, each
+// 32-byte sector of SFA was fetched up to 8 times, which cost 7 to 15 % at M = 4096 on an H200;
+// read by the consumers in groups, their longer chain from WGMMA to WGMMA cost 3 to 6 %.
 KILN_DEVICE void produce_row_scales(const GemmParams& p, const Work& w, u32 smem) {
+  constexpr u32 kSfaGroups = sfa_groups(kBlockM);
   const u32 lane = threadIdx.x % 64;
-  const u32 groups = smem + kSmem.sfa_rows;
   RowScales scales;
   scales.stride = p.ld_sfa;
   scales.aligned = p.ld_sfa % 4 == 0 && reinterpret_cast<u64>(p.sfa_rows) % 16 == 0 &&
                    (!kSlicedA || p.sfa_group_stride % 4 == 0) &&
                    (kClusterK == 1 || kPartBlocks % kSfaGroup == 0);
   Ring<kStages> ring;
-  u32 parity = 0;
   for_each_tile(p, w, smem, [&](const Site& s) {
     scales.source = p.sfa_rows + static_cast<i64>(s.row + lane) * p.ld_sfa;
     if constexpr (kSlicedA) scales.source += s.group * p.sfa_group_stride;
     scales.rows = valid_rows(s.row, s.row_end);
-    request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes, w.k_begin);
-    cp_async_commit_group();
+    // Each request is a group of copies of its own, an empty one too: they are counted.
+    const auto request = [&](u32 k_block) {
+      const u32 slot = k_block / kSfaGroup % kSfaGroups;
+      if (k_block < kPartBlocks)
+        request_row_scales(scales, smem + kSmem.sfa_rows + slot * kSmem.sfa_group_bytes,
+                           w.k_begin + k_block);
+      cp_async_commit_group();
+    };
+#pragma unroll 1
+    for (u32 group = 0; group + 1 < kSfaGroups; ++group) request(group * kSfaGroup);
 #pragma unroll 1
     for (u32 k_block = 0; k_block < kPartBlocks; ++k_block) {
-      if (k_block % kSfaGroup == 0) {  // this group has landed; ask for the next one
-        cp_async_wait_group<0>();
-        parity ^= 1;
-        if (k_block + kSfaGroup < kPartBlocks)
-          request_row_scales(scales, groups + parity * kSmem.sfa_group_bytes,
-                             w.k_begin + k_block + kSfaGroup);
-        cp_async_commit_group();
+      if (k_block % kSfaGroup == 0) {
+        cp_async_wait_group<kSfaGroups - 2>();  // this group has landed: ask for a later one
+        request(k_block + (kSfaGroups - 1) * kSfaGroup);
       }
-      const u32 from = groups + (parity ^ 1) * kSmem.sfa_group_bytes + k_block % kSfaGroup * 4;
+      const u32 slot = k_block / kSfaGroup % kSfaGroups;
+      const u32 from =
+          smem + kSmem.sfa_rows + slot * kSmem.sfa_group_bytes + k_block % kSfaGroup * 4;
       const u32 block = k_block % kStageBlocks;  // of the stage
       const u32 to = smem + kSmem.sfa + ring.stage * kSmem.sfa_stage_bytes + block * kBlockM * 4;
       if (block == 0) wait(smem + kSmem.empty + ring.stage * 8, ring.phase ^ 1);

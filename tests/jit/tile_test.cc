@@ -283,7 +283,7 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
       CHECK(l.sfb_stage_bytes >= blocks * (columns ? u(t.block_n) * 4 : 12));
       CHECK(l.sfa_rows == l.sfb + stages * l.sfb_stage_bytes);
       CHECK((l.sfa_group_bytes > 0) == row_major);
-      CHECK(l.partials == l.sfa_rows + 2 * l.sfa_group_bytes);
+      CHECK(l.partials == l.sfa_rows + device::sfa_groups(u(t.block_m)) * l.sfa_group_bytes);
       CHECK(l.gathered == l.partials + (u(t.warpgroups_k) - 1) * l.partial_bytes);
       CHECK(l.gathered % 16 == 0);
       CHECK(l.site == l.gathered + (parts - 1) * owned * l.gathered_bytes);

@@ -146,7 +146,7 @@ const std::vector<Fault> kAsyncFaults{
      {"ends while its bulk stores still read"}},
     {"row scales are read before they have landed",
      "gemm_produce.cuh",
-     "cp_async_wait_group<0>();",
+     "cp_async_wait_group<kSfaGroups - 2>();",
      "cp_async_wait_group<1>();",
      "dense 1d2d: tails",
      {"read too early"}},

@@ -119,7 +119,7 @@ constexpr std::string_view kGemmRegions = R"(
      kSlots * kAllStoreWarps},
     {"SFA", "stage", kSmem.sfa, kSmem.sfa_stage_bytes, kStages},
     {"SFB", "stage", kSmem.sfb, kSmem.sfb_stage_bytes, kStages},
-    {"row-major SFA", "half", kSmem.sfa_rows, kSmem.sfa_group_bytes, 2},
+    {"row-major SFA", "slot", kSmem.sfa_rows, kSmem.sfa_group_bytes, sfa_groups(kBlockM)},
     {"partial totals", "part", kSmem.partials, kSmem.partial_bytes, kWarpgroupsK - 1},
     {"gathered totals", "part", kSmem.gathered, kSmem.gathered_bytes,
      (kSmem.site - kSmem.gathered) / kSmem.gathered_bytes},
