@@ -5,21 +5,16 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <mutex>
-#include <optional>
-#include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "cache/disk_cache.h"
-#include "jit/compiler.h"
 #include "jit/source.h"
 #include "jit/tile.h"
 #include "runtime/background.h"
+#include "runtime/cubin_source.h"
 #include "runtime/driver.h"
+#include "runtime/engine_options.h"
 #include "runtime/loaded_kernel.h"
 #include "runtime/log.h"
 #include "runtime/once_map.h"
@@ -28,44 +23,6 @@
 struct kiln_engine;
 
 namespace kiln::runtime {
-
-inline constexpr int kDeviceNone = -1;     // KILN_DEVICE_NONE
-inline constexpr int kDeviceCurrent = -2;  // KILN_DEVICE_CURRENT
-
-enum class MissPolicy : std::int32_t { kBlock = 1, kNotReady = 2, kFrozen = 3 };  // KILN_MISS_*
-
-// What stands in for the outside world in a test.
-struct EngineHooks {
-  std::string driver_library = kDriverLibrary;
-  std::function<std::unique_ptr<jit::Compiler>(const jit::NvrtcSearch&)> open_compiler =
-      jit::open_nvrtc;
-  std::string_view tuned_text = builtin_tuned_text();
-  const cache::Files* cache_files = nullptr;  // the disk cache's system calls; null: the real ones
-};
-
-// Every choice made: no default is left to be looked up.
-struct EngineOptions {
-  int device = kDeviceNone;
-  jit::Arch arch;            // without a device; with one it is the device's
-  std::int32_t num_sms = 0;  // without a device 1..1024; with one 0 (all) up to what it has
-  MissPolicy miss_policy = MissPolicy::kBlock;
-  std::int32_t background_jobs = 0;  // with kNotReady: threads that build what a launch missed
-  bool verify = false;               // compile hits, too, and compare
-  bool check_groups = false;  // before each launch of a grouped layout; it waits for the stream
-  LogOptions log;
-  std::string cache_directory;  // empty: no disk cache
-  std::vector<std::string> cache_layers;
-  jit::NvrtcSearch nvrtc;
-  std::vector<std::string> tuned_files;  // in order of precedence
-  bool builtin_tuned = true;             // the table that the library was built with, behind those
-  EngineHooks hooks;
-};
-
-struct Cubin {
-  cache::Entry entry;
-  bool from_disk = false;
-  std::string miss_reason;  // when compiled: why the disk did not have it
-};
 
 class Engine {
  public:
@@ -91,10 +48,11 @@ class Engine {
   // As kernel_for, but without a device it stops at the cubin: for warming.
   const KernelInfo& prepare(const jit::KernelSpec& spec, std::string_view why = {});
 
-  // Looks on disk, else compiles and publishes; several processes compile a key once between them
-  // where the disk cache is usable. Touches no driver and no GPU, remembers nothing in memory.
-  enum class Lookup { kUse, kSkip };
-  Cubin cubin_for(const jit::KernelSpec& spec, Lookup lookup = Lookup::kUse);
+  // The cubin alone, as CubinSource has it.
+  Cubin cubin_for(const jit::KernelSpec& spec, Lookup lookup = Lookup::kUse) {
+    return source_.cubin_for(spec, lookup);
+  }
+  std::string key_for(const jit::KernelSpec& spec) { return source_.key_for(spec); }
 
   // From now on a miss is an error, whatever the policy was; builds that have begun are finished.
   // Cannot be undone.
@@ -109,10 +67,6 @@ class Engine {
   const LoadedKernel* find_loaded(const jit::KernelSpec& spec) const { return loaded_.find(spec); }
   const KernelInfo* find_prepared(const jit::KernelSpec& spec) const;
 
-  // Hex of the key that a compile now would publish under; without a compiler, of the newest
-  // recorded toolchain; "" when there is neither.
-  std::string key_for(const jit::KernelSpec& spec);
-
   bool has_device() const { return device_ != nullptr; }
   const Device& device() const;  // throws Error{kNoDevice}
   jit::Arch arch() const { return options_.arch; }
@@ -123,42 +77,22 @@ class Engine {
   const TunedTables& tuned() const { return tuned_; }
   const Log& log() const { return log_; }
 
-  cache::DiskCache& disk_cache() { return cache_; }
-  const cache::DiskCache& disk_cache() const { return cache_; }
-  // Since construction: kernels found on disk, kernels not found there, NVRTC runs, driver loads.
-  std::uint64_t hits() const { return hits_.load(std::memory_order_relaxed); }
-  std::uint64_t misses() const { return misses_.load(std::memory_order_relaxed); }
-  std::uint64_t compiles() const { return compiles_.load(std::memory_order_relaxed); }
+  cache::DiskCache& disk_cache() { return source_.disk_cache(); }
+  const cache::DiskCache& disk_cache() const { return source_.disk_cache(); }
+  // Since construction, as CubinSource counts; and driver loads, and requests that a loaded kernel
+  // served.
+  std::uint64_t hits() const { return source_.counters().hits; }
+  std::uint64_t misses() const { return source_.counters().misses; }
+  std::uint64_t compiles() const { return source_.counters().compiles; }
+  std::uint64_t other_toolchain() const { return source_.counters().other_toolchain; }
+  std::uint64_t verified() const { return source_.counters().verified; }
+  std::uint64_t verify_mismatches() const { return source_.counters().verify_mismatches; }
   std::uint64_t loads() const { return loads_.load(std::memory_order_relaxed); }
-  // Requests that a loaded kernel served, and compiles although another toolchain's kernel is
-  // there.
   std::uint64_t memory_hits() const { return memory_hits_.load(std::memory_order_relaxed); }
-  std::uint64_t other_toolchain() const { return other_toolchain_.load(std::memory_order_relaxed); }
   BackgroundBuilds::Counts background() const;
-  // Hits that were compiled again, and those of them that were not what their key compiles to.
-  std::uint64_t verified() const { return verified_.load(std::memory_order_relaxed); }
-  std::uint64_t verify_mismatches() const {
-    return verify_mismatches_.load(std::memory_order_relaxed);
-  }
 
  private:
-  struct Key {
-    cache::Digest digest;
-    cache::Digest toolchain;
-    std::string text;
-  };
-
-  jit::Compiler* compiler();              // null when there is none; no_compiler_ then says why
-  std::vector<std::string> toolchains();  // whose cubins are acceptable now, best first
-  Key key_of(const jit::Source& source, const std::string& toolchain) const;
-  std::optional<Cubin> find_on_disk(const jit::Source& source, std::string* why);
-  std::optional<Cubin> find_on_disk(const jit::Source& source, const Key& key,
-                                    std::string* why = nullptr);
-  bool is_there_of_other_toolchain(const jit::Source& source);
   Error not_ready(const jit::KernelSpec& spec, std::string_view why, bool is_capture);
-  cache::Entry compile(const jit::KernelSpec& spec, const jit::Source& source, Key key);
-  Cubin verify(const jit::KernelSpec& spec, const jit::Source& source, Cubin hit);
-  [[noreturn]] void fail_miss(const jit::KernelSpec& spec, const jit::Source& source);
   LoadedKernel build_loaded(const jit::KernelSpec& spec);
   KernelInfo build_cubin(const jit::KernelSpec& spec);
   void log_built(const jit::KernelSpec& spec, const KernelInfo& info, std::string_view why) const;
@@ -169,29 +103,14 @@ class Engine {
   std::int32_t num_sms_ = 0;
   std::atomic<MissPolicy> miss_policy_;
   TunedTables tuned_;  // those for num_sms_
-  cache::DiskCache cache_;
-  std::string templates_digest_;
+  CubinSource source_;
 
-  std::once_flag compiler_opened_;  // NVRTC is opened when the first key is needed
-  std::unique_ptr<jit::Compiler> compiler_;
-  std::string toolchain_;  // identity of compiler_ with its options
-  std::unique_ptr<Error> no_compiler_;
-
-  std::atomic<std::uint64_t> hits_{0};
-  std::atomic<std::uint64_t> misses_{0};
-  std::atomic<std::uint64_t> compiles_{0};
   std::atomic<std::uint64_t> loads_{0};
   std::atomic<std::uint64_t> memory_hits_{0};
-  std::atomic<std::uint64_t> other_toolchain_{0};
-  std::atomic<std::uint64_t> verified_{0};
-  std::atomic<std::uint64_t> verify_mismatches_{0};
   OnceMap<jit::KernelSpec, LoadedKernel> loaded_;
   OnceMap<jit::KernelSpec, KernelInfo> compiled_;  // engines without a device
   std::unique_ptr<BackgroundBuilds> background_;   // last: its threads use the rest
 };
-
-// Digest of the embedded kernel templates, in hex; part of every key.
-std::string templates_digest(std::span<const jit::TemplateFile> files = jit::template_files());
 
 // The engine behind a handle of the C API.
 Engine& engine_of(kiln_engine* handle);
