@@ -1,10 +1,9 @@
 """kiln bench: usage, the table and the document over the fake driver, real numbers on a GPU."""
 
 import json
-import os
 import sys
 
-from harness import CliCase, FAILURE, FAKE_CUDA_DIR, FAKE_CUPTI, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
+from harness import CliCase, FAILURE, FAKE_CUDA_DIR, FAKE_CUPTI, GpuCase, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
 import harness
 
 ANCHOR = SOURCE_DIR / "configs/bench/h200-anchor.json"
@@ -256,16 +255,7 @@ class ByTheProfiler(FakeCase):
         self.assertEqual("events", document["clock"]["name"])
 
 
-class OnTheGpu(CliCase):
-
-    def setUp(self):
-        super().setUp()
-        document = self.kiln("doctor", "--json").json
-        if document["can_run"]:
-            return
-        if os.environ.get("KILN_REQUIRE_GPU") == "1":
-            self.fail(f"KILN_REQUIRE_GPU=1, and there is none: {document['device']['message']}")
-        self.skipTest(f"needs a Hopper GPU: {document['device']['message']}")
+class OnTheGpu(GpuCase):
 
     def test_every_mode_gives_plausible_times(self):
         for mode in ("flush", "clean", "hot"):

@@ -128,6 +128,19 @@ class CliCase(unittest.TestCase):
         return all(parent.stat().st_mode & 0o001 for parent in pathlib.Path(path).resolve().parents)
 
 
+class GpuCase(CliCase):
+    """Needs a Hopper GPU: skipped without one, or a failure with KILN_REQUIRE_GPU=1."""
+
+    def setUp(self):
+        super().setUp()
+        document = self.kiln("doctor", "--json").json
+        if document["can_run"]:
+            return
+        if os.environ.get("KILN_REQUIRE_GPU") == "1":
+            self.fail(f"KILN_REQUIRE_GPU=1, and there is no usable GPU: {document['device']['message']}")
+        self.skipTest(f"needs a Hopper GPU: {document['device']['message']}")
+
+
 def run():
     names = [f"__main__.{name}" for name in sys.argv[1:]] or ["__main__"]
     suite = unittest.defaultTestLoader.loadTestsFromNames(names)

@@ -1,9 +1,8 @@
 """kiln run: tables, documents and exit codes over the fake driver, real numbers on a GPU."""
 
-import os
 import sys
 
-from harness import CliCase, FAILURE, FAKE_CUDA_DIR, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
+from harness import CliCase, FAILURE, FAKE_CUDA_DIR, GpuCase, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
 import harness
 
 PROBLEM = ("--m", 64, "--n", 256, "--k", 256, "--repeat", 1)
@@ -192,17 +191,7 @@ class OnTheSimulator(CliCase):
         self.assertTrue(self.cache.with_name(self.cache.name + "-sim").is_dir())
 
 
-class OnTheGpu(CliCase):
-
-    def setUp(self):
-        super().setUp()
-        document = self.kiln("doctor", "--json").json
-        if document["can_run"]:
-            return
-        if os.environ.get("KILN_REQUIRE_GPU") == "1":
-            self.fail(
-                f"KILN_REQUIRE_GPU=1, and there is no usable GPU: {document['device']['message']}")
-        self.skipTest(f"needs a Hopper GPU: {document['device']['message']}")
+class OnTheGpu(GpuCase):
 
     def test_problems_of_every_kind_pass_the_check_in_plausible_time(self):
         for flags in ((), ("--a", "e5m2"), ("--out", "f32"), ("--out", "f32", "--accumulate"),

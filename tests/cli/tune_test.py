@@ -1,12 +1,11 @@
 """kiln tune: its configuration, the dry run, and putting tables together."""
 
 import json
-import os
 import shutil
 import signal
 import sys
 
-from harness import CliCase, FAILURE, FAKE_CUDA_DIR, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
+from harness import CliCase, FAILURE, FAKE_CUDA_DIR, GpuCase, MISS, NO_DEVICE, OK, SOURCE_DIR, USAGE
 import harness
 
 CONFIG = SOURCE_DIR / "configs/tune/h200.json"
@@ -215,16 +214,7 @@ class OverTheFakeDriver(CliCase):
         self.assertFalse(self.journal.exists())
 
 
-class OnTheGpu(CliCase):
-
-    def setUp(self):
-        super().setUp()
-        document = self.kiln("doctor", "--json").json
-        if document["can_run"]:
-            return
-        if os.environ.get("KILN_REQUIRE_GPU") == "1":
-            self.fail(f"KILN_REQUIRE_GPU=1, and there is none: {document['device']['message']}")
-        self.skipTest(f"needs a Hopper GPU: {document['device']['message']}")
+class OnTheGpu(GpuCase):
 
     def test_every_layout_is_tuned_with_right_results_and_plausible_times(self):
         shapes = self.shapes(
