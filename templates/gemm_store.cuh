@@ -27,11 +27,8 @@ KILN_DEVICE Piece piece_of(const Place& place, u32 wave) {
   return {place.row + wave * kWaveStride, place.column, place.slice, valid};
 }
 
-// Address of a 16-byte unit of a staged row under the chunk's swizzle.
 KILN_DEVICE u32 staged(u32 slot, u32 row, u32 unit) {
-  constexpr u32 kBytes = kSmem.d_chunk_bytes;
-  const u32 flat = row * kBytes + unit * 16;
-  return slot + (flat ^ (((flat >> 7) & (kBytes / 16 - 1)) << 4));
+  return slot + staged_offset(row, unit, kSmem.d_chunk_bytes);
 }
 
 // This lane's stores have left at least one of the kSlots slots.
@@ -121,19 +118,17 @@ KILN_DEVICE void stage_chunk(u32 slot, u32 lane, const float* values) {
   if constexpr (kOutBf16 && !kLoadC) {
     stage_bf16(slot, lane, values);
   } else {
-    // FP32: rows 0 and 1, 2 and 3, ... of a fragment have the same banks, or with narrow chunks
-    // rows 0 and 2, ...: every other takes its fragments in another order.
-    constexpr u32 kUnits = kChunkColumns / 8, kSwap = kOutBf16 ? 0 : kUnits / 2;
-    const u32 swap = kSwap != 0 && (lane / 4 & 4 / kUnits) != 0 ? kSwap : 0;
+    constexpr u32 kUnits = kChunkColumns / 8, kOther = kOutBf16 ? 0 : kUnits / 2;
+    const bool swaps =
+        !kOutBf16 && fragment_in_turn(0, lane / 4, kSmem.d_chunk_bytes) != 0;  // unit with ^ kOther
 #pragma unroll
     for (u32 unit = 0; unit < kUnits; ++unit) {
 #pragma unroll
       for (u32 half = 0; half < kRowsOfThread; ++half) {
-        const float *const own = values + unit * 4 + half * 2, *const other = values +
-                                                                              (unit ^ kSwap) * 4 +
-                                                                              half * 2;
-        const float value[2] = {swap != 0 ? other[0] : own[0], swap != 0 ? other[1] : own[1]};
-        stage_pair(slot, lane / 4 + half * 8, unit ^ swap, lane, value);
+        const float* const own = values + unit * 4 + half * 2;
+        const float* const other = values + (unit ^ kOther) * 4 + half * 2;
+        const float value[2] = {swaps ? other[0] : own[0], swaps ? other[1] : own[1]};
+        stage_pair(slot, lane / 4 + half * 8, swaps ? unit ^ kOther : unit, lane, value);
       }
     }
   }

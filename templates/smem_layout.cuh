@@ -72,6 +72,20 @@ KILN_SHARED_CODE u32 d_chunk_bytes(u32 row_bytes) {
   return row_bytes % 128 == 0 ? 128 : row_bytes % 64 == 0 ? 64 : row_bytes % 32 == 0 ? 32 : 16;
 }
 
+// Offset of a 16-byte unit of a staged row of D, under the swizzle of its chunk.
+KILN_SHARED_CODE u32 staged_offset(u32 row, u32 unit, u32 chunk_bytes) {
+  const u32 flat = row * chunk_bytes + unit * 16;
+  return flat ^ (((flat >> 7) & (chunk_bytes / 16 - 1)) << 4);
+}
+
+// Staging FP32, lanes take the fragments (8 columns) of a chunk in turn, 4 lanes a row and 8 bytes
+// each. In the same turn rows 0 and 1, 2 and 3, ... would meet in the same banks, in chunks of 64
+// bytes rows 0 and 2, ...: every other row takes its fragments in another order.
+KILN_SHARED_CODE u32 fragment_in_turn(u32 turn, u32 row, u32 chunk_bytes) {
+  const u32 fragments = chunk_bytes / 32, other = fragments / 2;
+  return other != 0 && (row & 4 / fragments) != 0 ? turn ^ other : turn;
+}
+
 KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   SmemLayout l{};
   const u32 warps = s.warpgroups_m * s.warpgroups_n * store_warps(s.block_m);

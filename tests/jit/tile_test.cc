@@ -302,3 +302,28 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
     }
   }
 }
+
+// 32 lanes store 8 bytes each, in two halves of 16: 4 lanes a row, 4 rows that cover all 32 banks.
+TEST_CASE("lanes that stage FP32 results meet each bank once", "[tile]") {
+  for (const std::uint32_t chunk_bytes : {32u, 64u, 128u}) {
+    const std::uint32_t fragments = chunk_bytes / 32;
+    for (std::uint32_t first_row = 0; first_row < 16; first_row += 4) {
+      std::set<std::uint32_t> offsets;
+      for (std::uint32_t turn = 0; turn < fragments; ++turn) {
+        std::set<std::uint32_t> banks;
+        for (std::uint32_t lane = 0; lane < 16; ++lane) {
+          const std::uint32_t row = first_row + lane / 4;
+          const std::uint32_t fragment = device::fragment_in_turn(turn, row, chunk_bytes);
+          REQUIRE(fragment < fragments);
+          const std::uint32_t offset =
+              device::staged_offset(row, fragment * 2 + lane % 4 / 2, chunk_bytes) + lane % 2 * 8;
+          offsets.insert(offset);
+          banks.insert(offset / 4 % 32);
+          banks.insert(offset / 4 % 32 + 1);
+        }
+        CHECK(banks.size() == 32);
+      }
+      CHECK(offsets.size() == std::size_t{16} * fragments);  // every element has a place of its own
+    }
+  }
+}
