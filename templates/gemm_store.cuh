@@ -118,17 +118,17 @@ KILN_DEVICE void stage_chunk(u32 slot, u32 lane, const float* values) {
   if constexpr (kOutBf16 && !kLoadC) {
     stage_bf16(slot, lane, values);
   } else {
-    constexpr u32 kUnits = kChunkColumns / 8, kOther = kOutBf16 ? 0 : kUnits / 2;
-    const bool swaps =
-        !kOutBf16 && fragment_in_turn(0, lane / 4, kSmem.d_chunk_bytes) != 0;  // unit with ^ kOther
+    constexpr u32 kUnits = kChunkColumns / 8;
+    constexpr u32 kBit = kOutBf16 ? 0 : flipped_bit(kSmem.d_chunk_bytes);
+    const bool flips = !kOutBf16 && fragment_in_turn(0, lane / 4, kSmem.d_chunk_bytes) != 0;
 #pragma unroll
     for (u32 unit = 0; unit < kUnits; ++unit) {
 #pragma unroll
       for (u32 half = 0; half < kRowsOfThread; ++half) {
         const float* const own = values + unit * 4 + half * 2;
-        const float* const other = values + (unit ^ kOther) * 4 + half * 2;
-        const float value[2] = {swaps ? other[0] : own[0], swaps ? other[1] : own[1]};
-        stage_pair(slot, lane / 4 + half * 8, swaps ? unit ^ kOther : unit, lane, value);
+        const float* const other = values + (unit ^ kBit) * 4 + half * 2;
+        const float value[2] = {flips ? other[0] : own[0], flips ? other[1] : own[1]};
+        stage_pair(slot, lane / 4 + half * 8, flips ? unit ^ kBit : unit, lane, value);
       }
     }
   }

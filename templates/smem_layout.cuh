@@ -80,10 +80,12 @@ KILN_SHARED_CODE u32 staged_offset(u32 row, u32 unit, u32 chunk_bytes) {
 
 // Staging FP32, lanes take the fragments (8 columns) of a chunk in turn, 4 lanes a row and 8 bytes
 // each. In the same turn rows 0 and 1, 2 and 3, ... would meet in the same banks, in chunks of 64
-// bytes rows 0 and 2, ...: every other row takes its fragments in another order.
+// bytes rows 0 and 2, ...: every other row takes its fragments in another order, which is the
+// turn's number with one bit flipped.
+KILN_SHARED_CODE u32 flipped_bit(u32 chunk_bytes) { return chunk_bytes / 64; }
 KILN_SHARED_CODE u32 fragment_in_turn(u32 turn, u32 row, u32 chunk_bytes) {
-  const u32 fragments = chunk_bytes / 32, other = fragments / 2;
-  return other != 0 && (row & 4 / fragments) != 0 ? turn ^ other : turn;
+  const u32 bit = flipped_bit(chunk_bytes), fragments = chunk_bytes / 32;
+  return bit != 0 && (row & 4 / fragments) != 0 ? turn ^ bit : turn;
 }
 
 KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {

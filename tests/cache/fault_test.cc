@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cache/files.h"
+#include "hooked_files.h"
 #include "scenarios.h"
 #include "support.h"
 #include "tests/support/catch.h"
@@ -51,15 +52,6 @@ struct Faulty;
 
 template <typename R, typename... Args, R (*Files::*Member)(Args...)>
 struct Faulty<Member> {
-  static R failure() {
-    errno = current_fault.error;
-    if constexpr (std::is_pointer_v<R>) {
-      return nullptr;
-    } else {
-      return -1;
-    }
-  }
-
   static R call(Args... args) {
     const auto real = real_files().*Member;
     if (!strikes()) return real(args...);
@@ -76,7 +68,7 @@ struct Faulty<Member> {
         if (opens && result >= 0) real_files().close(static_cast<int>(result));
       }
     }
-    return failure();
+    return hooked::failed_call<R>(current_fault.error);
   }
 
   // The byte count is the second argument of getrandom() and the third of pread() and write().

@@ -49,6 +49,17 @@ constexpr T nth(const Tuple& args, T otherwise) {
   }
 }
 
+// What a system call returns that fails with `error`.
+template <class R>
+R failed_call(int error) {
+  errno = error;
+  if constexpr (std::is_pointer_v<R>) {
+    return nullptr;
+  } else {
+    return -1;
+  }
+}
+
 template <auto Member>
 struct Hooked;
 
@@ -98,22 +109,13 @@ struct Hooked<Member> {
     }
   }
 
-  static R failure(int error) {
-    errno = error;
-    if constexpr (std::is_pointer_v<R>) {
-      return nullptr;
-    } else {
-      return -1;
-    }
-  }
-
   static R call(Args... args) {
     const auto real = real_files().*Member;
     if (call_hook == nullptr) return real(args...);
     const Call call = describe(std::tuple<Args...>(args...));
     if (const int error = call_hook->before(call)) {
       if constexpr (kCloses) real(args...);  // as on Linux: the descriptor is gone
-      return failure(error);
+      return failed_call<R>(error);
     }
     errno = 0;
     const R result = real(args...);
@@ -124,7 +126,7 @@ struct Hooked<Member> {
       if constexpr (kIs<&Files::openat>) {
         if (result >= 0) real_files().close(result);
       }
-      return failure(error);
+      return failed_call<R>(error);
     }
     errno = real_error;
     return result;

@@ -14,6 +14,7 @@
 #include "templates/params.cuh"
 #include "tests/support/fake_cubin.h"
 #include "tests/support/fake_cuda_state.h"
+#include "tools/sim/hopper_attribute.h"
 
 using kiln::test::FakeCubin;
 using kiln::test::FakeCuda;
@@ -206,23 +207,7 @@ CUresult cuDeviceGetName(char* name, int length, CUdevice device) {
 CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUdevice device) {
   COUNT_OR_FAIL("cuDeviceGetAttribute");
   const FakeDevice* const info = device_at(device);
-  switch (which) {
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
-      *value = info->major;
-      break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
-      *value = info->minor;
-      break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
-      *value = info->num_sms;
-      break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
-      *value = 232448;
-      break;
-    default:
-      *value = 1;
-      break;
-  }
+  *value = kiln_sim::hopper_attribute(which, info->major, info->minor, info->num_sms);
   return CUDA_SUCCESS;
 }
 

@@ -15,6 +15,7 @@
 
 #include "tools/sim/access.h"
 #include "tools/sim/control.h"
+#include "tools/sim/hopper_attribute.h"
 #include "tools/sim/machine.h"
 
 namespace {
@@ -245,23 +246,7 @@ KILN_SIM_API CUresult cuDeviceGetName(char* name, int length, CUdevice) {
   return CUDA_SUCCESS;
 }
 KILN_SIM_API CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute which, CUdevice) {
-  switch (which) {
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
-      *value = 9;
-      break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
-      *value = 0;
-      break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
-      *value = state().control.num_sms;
-      break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
-      *value = 232448;
-      break;
-    default:
-      *value = 1;
-      break;
-  }
+  *value = kiln_sim::hopper_attribute(which, 9, 0, state().control.num_sms);
   return CUDA_SUCCESS;
 }
 KILN_SIM_API CUresult cuDeviceTotalMem(std::size_t* bytes, CUdevice) {
