@@ -1,7 +1,7 @@
 // What a driver says of a Hopper GPU that is none: the simulator's, and the tests' fake one.
 #pragma once
 
-#include <cuda.h>
+#include "runtime/driver.h"
 
 namespace kiln_sim {
 
