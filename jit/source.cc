@@ -17,9 +17,9 @@ void add(Constants& constants, std::string_view name, bool value) {
   constants.emplace_back(fmt::format("constexpr bool {}", name), value ? "true" : "false");
 }
 
-// The WGMMA of one tile width: PTX names every accumulator register, so the text depends on n.
-// wgmma<0> overwrites `sum`, wgmma<1> adds to it.
-std::string wgmma_function(std::int32_t n, Fp8Type a, Fp8Type b) {
+// A WGMMA of one tile width: PTX names every accumulator register, so the text depends on n.
+// `kind`: k and the types. `adds`: the scale-d operand's value.
+std::string wgmma_text(std::int32_t n, std::string_view kind, std::string_view adds) {
   const std::int32_t registers = n / 2;
   std::string list, operands;
   for (std::int32_t i = 0; i < registers; ++i) {
@@ -27,20 +27,30 @@ std::string wgmma_function(std::int32_t n, Fp8Type a, Fp8Type b) {
     operands += fmt::format("{}\"+f\"(sum[{}])", i ? ", " : "", i);
   }
   return fmt::format(
-      "// 64 x {0} x 32, {1} x {2}; operands by shared-memory descriptors.\n"
-      "template <int kAdd>\n"
-      "KILN_DEVICE void wgmma(float (&sum)[{3}], u64 a, u64 b) {{\n"
+      "(float (&sum)[{0}], u64 a, u64 b) {{\n"
       "  asm volatile(\n"
       "      \"{{\\n\"\n"
       "      \".reg .pred p;\\n\"\n"
-      "      \"setp.ne.b32 p, %{4}, 0;\\n\"\n"
-      "      \"wgmma.mma_async.sync.aligned.m64n{0}k32.f32.{1}.{2} {{{5}}}, %{6}, %{7}, p, 1, "
-      "1;\\n\"\n"
+      "      \"setp.ne.b32 p, %{1}, 0;\\n\"\n"
+      "      \"wgmma.mma_async.sync.aligned.m64n{2}{3} {{{4}}}, %{0}, %{5}, p, 1, 1;\\n\"\n"
       "      \"}}\\n\"\n"
-      "      : {8}\n"
-      "      : \"l\"(a), \"l\"(b), \"n\"(kAdd));\n"
+      "      : {6}\n"
+      "      : \"l\"(a), \"l\"(b), \"n\"({7}));\n"
       "}}\n",
-      n, name(a), name(b), registers, registers + 2, list, registers, registers + 1, operands);
+      registers, registers + 2, n, kind, list, registers + 1, operands, adds);
+}
+
+// Operands by shared-memory descriptors. wgmma<0> overwrites `sum`, wgmma<1> adds to it;
+// wgmma_of_terms overwrites.
+std::string wgmma_functions(std::int32_t n, Fp8Type a, Fp8Type b) {
+  return fmt::format(
+      "// 64 x {0} x 32, {1} x {2}; operands by shared-memory descriptors.\n"
+      "template <int kAdd>\n"
+      "KILN_DEVICE void wgmma{3}\n"
+      "// 64 x {0} x 8, TF32.\n"
+      "KILN_DEVICE void wgmma_of_terms{4}",
+      n, name(a), name(b), wgmma_text(n, fmt::format("k32.f32.{}.{}", name(a), name(b)), "kAdd"),
+      wgmma_text(n, "k8.f32.tf32.tf32", "0"));
 }
 
 // Assembles the program and proves that each constant is used: an unused one would split the cache
@@ -123,9 +133,9 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   const LaunchShape launch{threads(t), cluster_size(t), smem_bytes(t, p),
                            static_cast<std::int32_t>(packed ? sizeof(device::PackedGemmParams)
                                                             : sizeof(device::GemmParams))};
-  return assemble(arch, entry_name(spec), std::move(c),
-                  wgmma_function(t.block_n / t.warpgroups_n, p.a, p.b), "gemm.cuh", "gemm",
-                  packed ? "PackedGemmParams" : "GemmParams", launch);
+  const std::int32_t wgmma_n = t.block_n / t.warpgroups_n;
+  return assemble(arch, entry_name(spec), std::move(c), wgmma_functions(wgmma_n, p.a, p.b),
+                  "gemm.cuh", "gemm", packed ? "PackedGemmParams" : "GemmParams", launch);
 }
 
 Source render_kernel(const QuantizeSpec& spec, Arch arch) {

@@ -23,16 +23,17 @@ device::SmemLayout layout_of(const Tile& t, const Problem& p) {
       {u(t.block_m), u(t.block_n), u(t.warpgroups_m), u(t.warpgroups_n), u(t.warpgroups_k),
        u(t.stages), u(t.stage_blocks), u(t.cluster_n), u(t.cluster_k),
        static_cast<std::uint32_t>(element_bytes(p.out)), p.sfa_major == ScaleMajor::kRow,
-       p.scaling == Scaling::k1d1d,
+       p.scaling == Scaling::k1d1d, p.scaling == Scaling::k1d1d && (!p.accumulate || reduces(p)),
        has_row_groups(p) ? static_cast<std::uint32_t>(group_capacity(p)) : 0});
 }
 
 namespace {
 
-// Registers a consumer thread has after redistribution (templates/gemm_shape.cuh), and needs: one
-// accumulator, one total per wave, the column scales, and what addresses take.
+// Registers a consumer thread has after redistribution, and needs: one accumulator, one total per
+// wave, the column scales, and what addresses take.
 std::int32_t registers_available(const Tile& t) {
-  return consumers(t) == 4 ? 112 : consumers(t) == 3 ? 160 : 232;
+  return static_cast<std::int32_t>(
+      device::consumer_registers(static_cast<std::uint32_t>(consumers(t))));
 }
 std::int32_t registers_needed(const Tile& t, const Problem& p) {
   const std::int32_t sums = (waves(t) + 1) * warpgroup_n(t) / 2;
@@ -149,11 +150,16 @@ std::int32_t most_stages(Tile t, const Problem& p) {
   if (is_for_few_rows(t)) most = std::clamp<std::int64_t>(stages_of_tile(t, p), least, 32);
   t.stages = static_cast<std::int32_t>(ceil_div(most, step)) * step;
   if (t.stages > 32) t.stages -= step;
-  for (; t.stages > least; t.stages -= step) {
-    const auto layout = layout_of(t, p);
-    if (layout.total <= device::kMaxSmemBytes && layout.d_slots >= std::min(2u, layout.d_chunks))
-      break;
-  }
+  const auto fits = [&](const device::SmemLayout& l) {
+    return l.total <= device::kMaxSmemBytes && l.d_slots >= std::min(2u, l.d_chunks);
+  };
+  while (t.stages > least && !fits(layout_of(t, p))) t.stages -= step;
+  // Multiplying scales in the tensor cores is worth a stage.
+  Tile fewer = t;
+  --fewer.stages;
+  const auto layout = layout_of(fewer, p);
+  if (fewer.stages >= 3 && layout.scale_terms && !layout_of(t, p).scale_terms && fits(layout))
+    return fewer.stages;
   const std::int64_t k_blocks = scale_blocks(p.k);
   const bool whole_rounds = p.scaling == Scaling::k1d2d && k_blocks > 4 && k_blocks % 4 == 0;
   const bool tall = t.block_m >= 128 && !is_for_few_rows(t);

@@ -2,7 +2,8 @@
 // D[M,N] (+)= (A * SFA)[M,K] (B * SFB)[N,K]^T, once or for each group.
 //
 // Roles. Warpgroup 0 produces: its warp 0 loads A, B (and scales that lie M-major) by TMA; under
-// 1d2d its warp 1 brings SFB, and its warps 2 and 3 row-major SFA. Warpgroups 1.. consume: each
+// 1d2d its warp 1 brings SFB, and its warps 2 and 3 row-major SFA; under 1d1d warps 1 to 3 split
+// scales for the tensor cores (gemm_scale_terms.cuh). Warpgroups 1.. consume: each
 // owns kWaves x 64 rows and kWgN columns of the tile, warpgroups taking waves of 64 rows in turn.
 //
 // A stage holds kBlockM x 128 of A, kBlockN x 128 of B (both 128B-swizzled), kBlockM row scales and
@@ -10,7 +11,10 @@
 // and, when it is a tile's first, which tile that is. Consumers know nothing of the schedule: they
 // follow what the stages say, up to a stage that says that there are no more tiles.
 //   full[s]:  1 arrival with the TMA byte count, 1 of each lane that writes column scales, 2 of the
-//             warps that bring row-major row scales. Consumers wait for it with the ring's phase.
+//             warps that bring row-major row scales, 3 of those that split scales. Consumers wait
+//             for it with the ring's phase.
+//   scales[s]: where scales are split, 1 arrival with the byte count of their loads. The splitting
+//             warps wait for it with the ring's phase.
 //   empty[s]: one arrival of each warp that reads the stage, in every CTA that shares its data. All
 //             producers of a stage wait for it with phase ^ 1, so the first round passes.
 // A consumer arrives on empty after its last WGMMA that reads the stage has completed; every scale
@@ -20,8 +24,8 @@
 // ends the work gets all its arrivals from the TMA thread.
 //
 // Accumulation has two levels: 4 WGMMAs sum one k-block in the tensor core, then the sum is
-// multiplied by its scales and added to FP32 registers. The first k-block of a tile overwrites
-// instead of adding.
+// multiplied by its scales (1d1d: by products of scales from a fifth) and added to FP32 registers.
+// The first k-block of a tile overwrites instead of adding.
 //
 // D leaves warp by warp: a warp stages 16 rows x one chunk in its own slots, then its lane 0 stores
 // the chunk by TMA. A finished tile stays in its registers until the first WGMMAs of the next tile
@@ -80,7 +84,7 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
 // without branches from wave to wave.
 template <bool kAllWaves>
 KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerState& state,
-                              float (&total)[kWaves][kWgN / 2], float (&sums)[kBatch][kWgN / 2],
+                              float (&total)[kWaves][kWgN / 2], float (&sums)[kSums][kWgN / 2],
                               const Tile& t, u32 waves) {
   const Place place = place_of(p, c, t);
   const auto first = [&] {
@@ -153,7 +157,7 @@ KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   const Consumer c = this_consumer(w, smem);
-  float total[kWaves][kWgN / 2], sums[kBatch][kWgN / 2];
+  float total[kWaves][kWgN / 2], sums[kSums][kWgN / 2];
   ConsumerState state;
   state.ring.advance(c.part);
   while (true) {
@@ -196,6 +200,7 @@ KILN_DEVICE void init_barriers(u32 smem) {
   for (u32 s = 0; s < kStages; ++s) {
     if (s > 0 || !kEarlyB) init_full(smem, s);
     mbarrier_init(smem + kSmem.empty + s * 8, kPartConsumers * 4 * kSharers);
+    if (kScaleTerms) mbarrier_init(smem + kSmem.scales + s * 8, 1);
   }
   for (u32 i = 0; kLoadC && i < kAllStoreWarps * kSlots; ++i)
     mbarrier_init(smem + kSmem.c_full + i * 8, 1);
@@ -262,6 +267,7 @@ KILN_DEVICE void gemm(const Params& params) {
     if constexpr (kRedistributes) setmaxnreg_dec<kProducerRegisters>();
     if (kElects ? warp == 0 && elect_sync() : threadIdx.x == 0) produce_operands(params, w, smem);
     if (!kColumnScales && warp == 1) produce_column_scales(p, w, smem);
+    if (kScaleTerms && warp >= 1) produce_scale_terms(params, w, smem);
     if (kSfaRowMajor && warp >= 2) produce_row_scales(p, w, smem);
     __syncwarp();
     if constexpr (kClusterK > 1) barrier_cluster_wait();

@@ -2,6 +2,7 @@
 // the totals of the tile. Protocol: gemm.cuh.
 #pragma once
 
+#include "gemm_scale_terms.cuh"
 #include "gemm_shape.cuh"
 #include "gemm_store.cuh"
 #include "pipeline.cuh"
@@ -69,14 +70,6 @@ KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
   }
 }
 
-// Forms the products of scales now rather than after the WGMMAs that are running.
-KILN_DEVICE void make_products(float (&products)[kWgN / 2], float2 row_scales,
-                               const float (&columns)[kColumnValues]) {
-#pragma unroll
-  for (u32 i = 0; i < kWgN / 2; ++i) products[i] = scale_of(i, row_scales, columns);
-  keep(products);
-}
-
 template <bool kFirst>
 KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
                          const float (&products)[kWgN / 2]) {
@@ -129,6 +122,24 @@ KILN_DEVICE u64 descriptor_b(const Consumer& c, u32 stage, u32 block) {
   return matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes +
                            (block * kBlockN + c.column) * kBlockK);
 }
+// The terms of scales: rows of 16 bytes one behind the other, and for the upper half of K the same
+// ones again.
+KILN_DEVICE u64 descriptor_of_terms(u32 address) {
+  constexpr u64 kEightRows = static_cast<u64>(8 * kTermBytes >> 4) << 32;
+  return kEightRows | ((address & 0x3FFFF) >> 4);
+}
+
+// Starts the WGMMA that makes the factors of a wave's sums. start_mma() commits it with its own.
+KILN_DEVICE void start_products(float (&products)[kWgN / 2], const Consumer& c, u32 stage,
+                                u32 wave) {
+  const u32 row = stage * kBlockM + c.row + wave * kWaveStride;
+  const u32 column = stage * kBlockN + c.column;
+  keep(products);
+  wgmma_fence();
+  wgmma_of_terms(products, descriptor_of_terms(c.smem + kSmem.sfa_terms + row * kTermBytes),
+                 descriptor_of_terms(c.smem + kSmem.sfb_terms + column * kTermBytes));
+}
+
 // Where the scale of a thread's first row lies, for the first k-block of a stage.
 KILN_DEVICE u32 row_scales_at(const Consumer& c, u32 stage) {
   return c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
@@ -140,8 +151,8 @@ constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from
 // then promote. `waves` of them have valid rows, at least one. On entry the stage is full.
 template <bool kFirst>
 KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState& state,
-                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2], u32 tile_column,
-                          u32 waves) {
+                          float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2],
+                          float (&products)[kWgN / 2], u32 tile_column, u32 waves) {
   const u32 stage = state.ring.stage;
   float columns[kColumnValues];
   if constexpr (!kColumnScales) load_column_scales(columns, c, stage, 0, tile_column);
@@ -152,22 +163,27 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
     // live on from tile to tile and cost registers that are not there.
     if (kRowGroups && !kFirst && wave > 0 && wave >= waves) break;
-    const float2 row_scales{ld_shared_f32(sfa + wave * kWaveStride * 4),
-                            ld_shared_f32(sfa + (wave * kWaveStride + kLowerRows) * 4)};
+    float2 row_scales;
+    if constexpr (kScaleTerms) {
+      start_products(products, c, stage, wave);
+    } else {
+      row_scales = {ld_shared_f32(sfa + wave * kWaveStride * 4),
+                    ld_shared_f32(sfa + (wave * kWaveStride + kLowerRows) * 4)};
+    }
     start_mma(sum, a + wave * (kWaveStride * kBlockK >> 4), b);
     // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
     // after.
-    if (kColumnScales && wave == 0) load_column_scales(columns, c, stage, 0, tile_column);
+    if (kColumnScales && !kScaleTerms && wave == 0)
+      load_column_scales(columns, c, stage, 0, tile_column);
     if constexpr (kFirst) {
       if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
     }
-    [[maybe_unused]] float products[kWgN / 2];
-    if constexpr (kEarlyProducts) make_products(products, row_scales, columns);
     wgmma_wait_group<0>();
     keep(sum);
+    if constexpr (kScaleTerms) keep(products);
     const bool last_wave = wave + 1 == (kRowGroups && !kFirst ? waves : kWaves);
     if (last_wave) release(c, stage);
-    if constexpr (kEarlyProducts) {
+    if constexpr (kScaleTerms) {
       promote<kFirst>(total[wave], sum, products);
     } else {
       promote<kFirst>(total[wave], sum, row_scales, columns);
@@ -178,7 +194,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
 // kBatch k-blocks of a stage from `block` on, of a tile of one wave.
 template <bool kFirst>
 KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, ConsumerState& state,
-                                float (&total)[kWgN / 2], float (&sums)[kBatch][kWgN / 2],
+                                float (&total)[kWgN / 2], float (&sums)[kSums][kWgN / 2],
                                 u32 tile_column, u32 block) {
   const u32 stage = state.ring.stage;
   const u32 sfa = row_scales_at(c, stage);
@@ -206,10 +222,10 @@ KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, Consumer
 // One stage, which is full.
 template <bool kFirst>
 KILN_DEVICE void multiply_stage(const GemmParams& p, const Consumer& c, ConsumerState& state,
-                                float (&total)[kWaves][kWgN / 2], float (&sums)[kBatch][kWgN / 2],
+                                float (&total)[kWaves][kWgN / 2], float (&sums)[kSums][kWgN / 2],
                                 u32 tile_column, u32 waves) {
   if constexpr (kStageBlocks == 1) {
-    multiply<kFirst>(p, c, state, total, sums[0], tile_column, waves);
+    multiply<kFirst>(p, c, state, total, sums[0], sums[kSums - 1], tile_column, waves);
   } else {
     multiply_batch<kFirst>(p, c, state, total[0], sums, tile_column, 0);
 #pragma unroll

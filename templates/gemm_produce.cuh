@@ -86,11 +86,22 @@ KILN_DEVICE void load_b(const Work& w, u32 smem, u32 stage, const Loads& l, u32 
   }
 }
 
+constexpr u32 kScaleBytes =  // of a stage, by TMA
+    (kSfaRowMajor ? 0 : kStageBlocks * kBlockM * 4) + (kColumnScales ? kBlockN * 4 : 0);
+
+KILN_DEVICE void load_scales(const GemmParams& p, u32 smem, u32 stage, const Loads& l, u32 at,
+                             u32 barrier) {
+  if constexpr (!kSfaRowMajor)
+    load<kSlicedA>(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, l.row, l.k_scales + at,
+                   l.slice_a, barrier);
+  if constexpr (kColumnScales)
+    tma_load_2d(smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes, p.sfb, l.column, l.k_scales + at,
+                barrier);
+}
+
 KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 stage, const Loads& l,
                             u32 step, bool has_b) {
-  constexpr u32 kFixedBytes = kSmem.b_stage_bytes +
-                              (kSfaRowMajor ? 0 : kStageBlocks * kBlockM * 4) +
-                              (kColumnScales ? kBlockN * 4 : 0);
+  constexpr u32 kFixedBytes = kSmem.b_stage_bytes + (kScaleTerms ? 0 : kScaleBytes);
   constexpr u32 kRowsA = kBlockM / kClusterN;
   const u32 full = smem + kSmem.full + stage * 8;
   const u32 a = smem + kSmem.a + stage * kSmem.a_stage_bytes;
@@ -98,6 +109,11 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
   // The rows of all boxes are kept in registers, which one kind of kernel does not have.
   // (Recomputed everywhere, groups lost 1 % on an H200; a rolled loop over the boxes lost 13 %.)
   const u32 first_row = kLabels && kLoadC ? opaque_register(l.row) : l.row;
+  if constexpr (kScaleTerms) {  // before the others, as they are split until those have come
+    const u32 scales = smem + kSmem.scales + stage * 8;
+    mbarrier_arrive_expect_tx(scales, kScaleBytes);
+    load_scales(p, smem, stage, l, at, scales);
+  }
   mbarrier_arrive_expect_tx(full, kFixedBytes + l.rows * kBlockK * kStageBlocks);
 #pragma unroll
   for (u32 box = 0; box < kRowsA / kBoxRowsA; ++box) {
@@ -114,18 +130,13 @@ KILN_DEVICE void load_stage(const GemmParams& p, const Work& w, u32 smem, u32 st
     }
   }
   if (!has_b) load_b(w, smem, stage, l, step);
-  if constexpr (!kSfaRowMajor)
-    load<kSlicedA>(smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes, p.sfa, l.row, l.k_scales + at,
-                   l.slice_a, full);
-  if constexpr (kColumnScales)
-    tma_load_2d(smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes, p.sfb, l.column, l.k_scales + at,
-                full);
+  if constexpr (!kScaleTerms) load_scales(p, smem, stage, l, at, full);
 }
 
 // Arrivals on full[s] besides the TMA thread's: lanes that write column scales, warps with row
-// scales.
-constexpr u32 kScaleArrivals =
-    (kColumnScales ? 0 : kStageBlocks * kScaleSpan) + (kSfaRowMajor ? 2 : 0);
+// scales, warps that split both.
+constexpr u32 kScaleArrivals = (kColumnScales ? 0 : kStageBlocks * kScaleSpan) +
+                               (kSfaRowMajor ? 2 : 0) + (kScaleTerms ? kTermWarps : 0);
 
 // One thread.
 template <class Params>

@@ -58,9 +58,9 @@ static_assert(kBlockN <= 256 && kBlockN % (8 * kClusterM) == 0,
 static_assert(kConsumers >= 1 && kConsumers <= 4,
               "register budgets exist for 1 to 4 consumer warpgroups");
 
-// Registers per thread after redistribution; the sum over warpgroups fits what the launch allots.
+// Registers per thread after redistribution.
 constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
-constexpr u32 kConsumerRegisters = kConsumers == 4 ? 112 : kConsumers == 3 ? 160 : 232;
+constexpr u32 kConsumerRegisters = consumer_registers(kConsumers);
 
 // Where every thread's equal share is enough, it stays.
 constexpr bool kRedistributes = (kWaves + 1) * kWgN / 2 + 88 > 65536 / kThreads;
@@ -80,9 +80,17 @@ constexpr bool kEarlyB = kStartsAlone && kLayout == kDense && !kColumnScales;
 // 17.7 and 14.7 (4096x7168). Tiles that have the time lose up to 1.5 % by it, masked ones 3 %.
 constexpr bool kElects = kEarlyB && kBlockM * kBlockN <= 64 * 128;
 
-constexpr SmemLayout kSmem = smem_layout(
-    {kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kStageBlocks, kClusterN,
-     kClusterK, kOutBytes, kSfaRowMajor, kColumnScales, kRowGroups ? kGroupCapacity : 0});
+// Accumulating is either a reduction in L2 or an addition to C, which is loaded before. The first
+// costs the consumers nothing, the second less of the memory (writing FP32 tiles on an H200: 2.6
+// against 3.9 TB/s, both directions counted).
+constexpr bool kLoadC = kAccumulate && !kReduce;
+static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
+              "a reduction adds whole FP32 boxes");
+
+constexpr SmemLayout kSmem =
+    smem_layout({kBlockM, kBlockN, kWarpgroupsM, kWarpgroupsN, kWarpgroupsK, kStages, kStageBlocks,
+                 kClusterN, kClusterK, kOutBytes, kSfaRowMajor, kColumnScales,
+                 kColumnScales && !kLoadC, kRowGroups ? kGroupCapacity : 0});
 static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit into shared memory");
 
 // k-blocks of a stage whose WGMMAs run together, each into a sum of its own, where registers allow.
@@ -91,6 +99,7 @@ constexpr u32 batch_of(u32 blocks) {
   return blocks > 1 && (blocks + 1) * kWgN / 2 + 64 > registers ? batch_of(blocks / 2) : blocks;
 }
 constexpr u32 kBatch = batch_of(kStageBlocks);
+constexpr u32 kSums = kSmem.scale_terms ? 2 : kBatch;  // the second: products of scales
 
 // Columns whose scale is the same, wherever the tile begins: the greatest common divisor of the
 // tile width, the warpgroup's width and 128.
@@ -101,16 +110,11 @@ constexpr u32 kScaleSpan =
     (kBlockN + 128 - gcd(kBlockN, 128) + 127) / 128;  // SFB rows under a tile
 static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's column scales");
 
-// 1d1d scales each element twice. Where registers allow, the products of row and column scales are
-// formed while the WGMMAs run; otherwise the column scales are at least loaded then.
-constexpr bool kEarlyProducts = kColumnScales && (kWaves + 2) * kWgN / 2 + 24 <= kConsumerRegisters;
-
-// Accumulating is either a reduction in L2 or an addition to C, which is loaded before. The first
-// costs the consumers nothing, the second less of the memory (writing FP32 tiles on an H200: 2.6
-// against 3.9 TB/s, both directions counted).
-constexpr bool kLoadC = kAccumulate && !kReduce;
-static_assert(!kReduce || (kAccumulate && !kOutBf16 && !kRowGroups),
-              "a reduction adds whole FP32 boxes");
+// 1d1d: the tensor cores multiply row and column scales (gemm_scale_terms.cuh). C that is loaded
+// needs the room more: K is short then, and memory the limit. H200, M = 4096, A/B with FMUL:
+// 4096x7168 with 256x128 tiles 237.5 us, 225.8 so; 4 groups 4096x7168x8576 with 128x192 1873, 1790.
+constexpr bool kScaleTerms = kSmem.scale_terms;
+constexpr u32 kTermWarps = 3, kTermThreads = kTermWarps * 32;
 
 // A tile that takes the ring round a whole number of times begins with stage 0, and the loop over a
 // round has constant addresses: all of the address arithmetic goes, and the next barrier is looked

@@ -14,6 +14,7 @@ constexpr u32 kGroupBytes = 16;        // of the group table: first tiles and ro
 constexpr u32 kSfaGroup = 4;  // k-blocks of row-major row scales that are copied at once: 16 bytes
 constexpr u32 kStoreRows = 16;  // rows that one warp stages and stores at a time
 constexpr u32 kWaveRows = 64;   // rows of one WGMMA
+constexpr u32 kTermBytes = 16;  // of a scale that is split for the tensor cores
 
 struct GemmShape {
   u32 block_m, block_n;
@@ -23,6 +24,7 @@ struct GemmShape {
   u32 out_bytes;  // of one element of D
   bool sfa_row_major;
   bool column_scales;  // 1d1d: a scale of B for each column
+  bool splits_scales;  // 1d1d: for the tensor cores, where there is room (gemm_scale_terms.cuh)
   u32 group_capacity;  // groups in the table; 0: no table
 };
 
@@ -47,15 +49,23 @@ KILN_SHARED_CODE u32 store_warps(u32 block_m) {
   return block_m < kWaveRows ? (block_m + kStoreRows - 1) / kStoreRows : 4;
 }
 
+// Registers of a consumer thread after redistribution; the sum over warpgroups fits what the launch
+// allots.
+KILN_SHARED_CODE u32 consumer_registers(u32 warpgroups) {
+  return warpgroups == 4 ? 112 : warpgroups == 3 ? 160 : 232;
+}
+
 // Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
 // `d_slots` chunks of kStoreRows rows for each consumer warp, sfa_rows groups of row-major row
 // scales on their way into the stages (block_m x kSfaGroup floats each). Barriers are u64:
-// full[stages], empty[stages], c_full[storing warps * d_slots], and of each storing warp in a
-// cluster of parts of K gather_full and gather_empty. partials holds the totals of the other parts
-// of a CTA, gathered those of the other CTAs. site[stages] says which tile a stage belongs to
-// (gemm_shape.cuh), the group table is that of gemm_groups.cuh.
+// full[stages], empty[stages], scales[stages], c_full[storing warps * d_slots], and of each storing
+// warp in a cluster of parts of K gather_full and gather_empty. partials holds the totals of the
+// other parts of a CTA, gathered those of the other CTAs. site[stages] says which tile a stage
+// belongs to (gemm_shape.cuh), the group table is that of gemm_groups.cuh.
 struct SmemLayout {
-  u32 a, b, d, sfa, sfa_rows, sfb, partials, gathered, site, groups, full, empty, c_full;
+  bool scale_terms;  // split scales have their room
+  u32 a, b, d, sfa, sfa_rows, sfb, sfa_terms, sfb_terms, partials, gathered, site, groups;
+  u32 full, empty, scales, c_full;
   u32 gather_full, gather_empty, total;
   u32 a_stage_bytes, b_stage_bytes, sfa_stage_bytes, sfa_group_bytes, sfb_stage_bytes;
   u32 partial_bytes;   // of the totals of one part of K
@@ -88,8 +98,9 @@ KILN_SHARED_CODE u32 fragment_in_turn(u32 turn, u32 row, u32 chunk_bytes) {
   return bit != 0 && (row & 4 / fragments) != 0 ? turn ^ bit : turn;
 }
 
-KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
+KILN_SHARED_CODE SmemLayout smem_layout_with(const GemmShape& s, bool scale_terms) {
   SmemLayout l{};
+  l.scale_terms = scale_terms;
   const u32 warps = s.warpgroups_m * s.warpgroups_n * store_warps(s.block_m);
   const u32 row_bytes = s.block_n / s.warpgroups_n * s.out_bytes;
   l.a_stage_bytes = s.stage_blocks * s.block_m * kBlockK;
@@ -110,8 +121,9 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
 
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
-  const u32 stage_bytes =
-      l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes + l.sfb_stage_bytes + kSiteBytes + 16;
+  const u32 stage_bytes = l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes +
+                          l.sfb_stage_bytes + kSiteBytes + 16 +
+                          (scale_terms ? (s.block_m + s.block_n) * kTermBytes + 8 : 0);
   const u32 group_bytes = s.group_capacity == 0 ? 0 : (s.group_capacity + 1) * kGroupBytes;
   const u32 sfa_bytes = sfa_groups(s.block_m) * l.sfa_group_bytes;
   const u32 ring_bytes = s.stages * stage_bytes + sfa_bytes + align_up(group_bytes, 16) +
@@ -126,17 +138,30 @@ KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   l.sfa = align_up(l.d + l.d_slots * warps * kStoreRows * l.d_chunk_bytes, 128);
   l.sfb = l.sfa + s.stages * l.sfa_stage_bytes;  // TMA writes both: multiples of 128 bytes
   l.sfa_rows = l.sfb + s.stages * l.sfb_stage_bytes;
-  l.partials = l.sfa_rows + sfa_bytes;
+  l.sfa_terms = l.sfa_rows + sfa_bytes;
+  l.sfb_terms = l.sfa_terms + (scale_terms ? s.stages * s.block_m * kTermBytes : 0);
+  l.partials = l.sfb_terms + (scale_terms ? s.stages * s.block_n * kTermBytes : 0);
   l.gathered = l.partials + (s.warpgroups_k - 1) * l.partial_bytes;
   l.site = l.gathered + gather_bytes;
   l.groups = l.site + s.stages * kSiteBytes;
   l.full = l.groups + align_up(group_bytes, 16);
   l.empty = l.full + s.stages * 8;
-  l.c_full = l.empty + s.stages * 8;
+  l.scales = l.empty + s.stages * 8;
+  l.c_full = l.scales + (scale_terms ? s.stages * 8 : 0);
   l.gather_full = l.c_full + warps * l.d_slots * 8;
   l.gather_empty = l.gather_full + gather_barriers;
   l.total = l.gather_empty + gather_barriers;
   return l;
+}
+
+// The tensor cores multiply scales where a thread's registers allow it (for its totals, and the
+// sums and the products of a wave) and shared memory does.
+KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
+  const u32 waves = s.block_m / s.warpgroups_m / kWaveRows;
+  const u32 registers = (waves + 2) * (s.block_n / s.warpgroups_n) / 2 + 24;
+  const bool allowed = registers <= consumer_registers(s.warpgroups_m * s.warpgroups_n);
+  const SmemLayout layout = smem_layout_with(s, s.splits_scales && allowed);
+  return layout.total <= kMaxSmemBytes ? layout : smem_layout_with(s, false);
 }
 
 KILN_END_SHARED

@@ -255,6 +255,38 @@ TEST_CASE("a tile's text form is read back, trailing parts may be left out", "[t
     CHECK_THROWS_AS(parse_tile(bad, "--tile"), Error);
 }
 
+TEST_CASE("the tensor cores multiply scales where there is room, for which a stage is given up",
+          "[tile]") {
+  Problem p{.n = 4096, .k = 4096, .out = OutputType::kF32, .sfa_major = ScaleMajor::kM};
+  p.scaling = Scaling::k1d1d;
+  struct Case {
+    Tile tile;  // with any number of stages
+    std::int32_t stages;
+    bool scale_terms;
+  };
+  const Case cases[] = {
+      {{128, 192, 1, 2, 2, 1, 1, 8}, 4, true},
+      {{256, 128, 1, 2, 2, 1, 1, 8}, 3, true},  // 4 without
+      {{192, 96, 3, 1, 2, 1, 1, 8}, 5, false},  // 160 registers
+      {{128, 224, 1, 2, 2, 1, 1, 8}, 4, false},
+  };
+  for (const Case& c : cases) {
+    Tile t = c.tile;
+    t.stages = most_stages(t, p);
+    INFO(describe(t));
+    CHECK(t.stages == c.stages);
+    CHECK(layout_of(t, p).scale_terms == c.scale_terms);
+  }
+  Tile t = cases[0].tile;
+  t.stages = 3;
+  p.accumulate = true;
+  CHECK(layout_of(t, p).scale_terms);
+  p.k = kReduceFromK - 16;  // C comes through the slots, and needs the room
+  CHECK_FALSE(layout_of(t, p).scale_terms);
+  p.scaling = Scaling::k1d2d;
+  CHECK_FALSE(layout_of(t, p).scale_terms);
+}
+
 TEST_CASE("the regions of shared memory are aligned, in order and within the launch's bytes",
           "[tile]") {
   const auto u = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
@@ -283,7 +315,12 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
       CHECK(l.sfb_stage_bytes >= blocks * (columns ? u(t.block_n) * 4 : 12));
       CHECK(l.sfa_rows == l.sfb + stages * l.sfb_stage_bytes);
       CHECK((l.sfa_group_bytes > 0) == row_major);
-      CHECK(l.partials == l.sfa_rows + device::sfa_groups(u(t.block_m)) * l.sfa_group_bytes);
+      CHECK(l.sfa_terms == l.sfa_rows + device::sfa_groups(u(t.block_m)) * l.sfa_group_bytes);
+      CHECK(l.sfa_terms % device::kTermBytes == 0);
+      const std::uint32_t terms = l.scale_terms ? stages * device::kTermBytes : 0;
+      CHECK(l.sfb_terms == l.sfa_terms + terms * u(t.block_m));
+      CHECK(l.partials == l.sfb_terms + terms * u(t.block_n));
+      CHECK((columns || !l.scale_terms));
       CHECK(l.gathered == l.partials + (u(t.warpgroups_k) - 1) * l.partial_bytes);
       CHECK(l.gathered % 16 == 0);
       CHECK(l.site == l.gathered + (parts - 1) * owned * l.gathered_bytes);
@@ -292,7 +329,8 @@ TEST_CASE("the regions of shared memory are aligned, in order and within the lau
       CHECK(l.full >= l.groups + (capacity == 0 ? 0 : (capacity + 1) * device::kGroupBytes));
       CHECK(l.full % 8 == 0);
       CHECK(l.empty == l.full + stages * 8);
-      CHECK(l.c_full == l.empty + stages * 8);
+      CHECK(l.scales == l.empty + stages * 8);
+      CHECK(l.c_full == l.scales + (l.scale_terms ? stages * 8 : 0));
       CHECK(l.gather_full == l.c_full + warps * l.d_slots * 8);
       CHECK(l.gather_empty == l.gather_full + (parts > 1 ? warps * 8 : 0));
       CHECK(l.total == l.gather_empty + (parts > 1 ? warps * 8 : 0));

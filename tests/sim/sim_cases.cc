@@ -107,6 +107,8 @@ std::vector<NamedCase> dense_1d1d_cases() {
       {"BF16", sized(gradient(136, 512, false, kBf16), {272}, 77, "128x96/2x1/s4/c1x1/r8")},
       {"accumulates", sized(gradient(136, 512, true), {400}, 130, "128x112/2x1/s4/c1x1/r8")},
       {"reduces", sized(gradient(136, 4096, true), {400}, 130, "192x112/3x1/s3/c1x1/r8")},
+      {"reduces, split scales",
+       sized(gradient(136, 4096, true), {656}, 260, "192x64/3x1/s3/c1x1/r8")},
       {"no K", sized(gradient(72, 512, false), {0}, 65, "64x64/1x1/s4/c1x1/r8")},
       {"cluster", sized(gradient(264, 512, false), {272}, 200, "128x64/2x1/s4/c2x1/r8")},
   };

@@ -64,10 +64,11 @@ const float* fp8_table(bool is_e4m3) {
   return is_e4m3 ? e4m3.data() : e5m2.data();
 }
 
-KILN_SIM_CLONES void multiply_add(float* values, const float* a, const float* b, std::uint32_t n) {
+KILN_SIM_CLONES void multiply_add(float* values, const float* a, const float* b, std::uint32_t n,
+                                  std::uint32_t k_count) {
   for (std::uint32_t row = 0; row < 16; ++row) {
     float* const to = values + row * n;
-    for (std::uint32_t k = 0; k < 32; ++k) {
+    for (std::uint32_t k = 0; k < k_count; ++k) {
       const float x = a[row * 32 + k];
       const float* const from = b + k * n;
       for (std::uint32_t column = 0; column < n; ++column) to[column] += x * from[column];

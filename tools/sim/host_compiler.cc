@@ -95,20 +95,22 @@ std::string assembly_in(const std::string& text) {
                   file, instruction));
 }
 
-// The generated wgmma<>: its assembly becomes a call.
+// The generated wgmma<> and wgmma_of_terms: their assembly becomes a call.
 std::string replace_wgmma(const jit::Source& source) {
   static const std::regex kWgmma(
       R"(asm volatile\(\s*"\{\\n"\s*"\.reg \.pred p;\\n"\s*"setp\.ne\.b32 p, %\d+, 0;\\n"\s*)"
-      R"("wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k32\.f32\.(e4m3|e5m2)\.(e4m3|e5m2) )"
-      R"(\{[%\d, ]*\}, %\d+, %\d+, p, 1, 1;\\n"\s*"\}\\n"[^;]*;)");
-  return std::regex_replace(source.text, kWgmma,
-                            "kiln_sim::mma(sum, a, b, {$1, kiln_sim_$2, kiln_sim_$3, kBlockM < 64 ? kBlockM : 64}, "
-                            "kAdd != 0, "
-                            "kiln_sim::Where::current());");
+      R"("wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(?:32|8)\.f32\.(e4m3|e5m2|tf32)\.(e4m3|e5m2|tf32) )"
+      R"(\{[%\d, ]*\}, %\d+, %\d+, p, 1, 1;\\n"\s*"\}\\n"[^;]*"n"\((\w+)\)\);)");
+  return std::regex_replace(
+      source.text, kWgmma,
+      "kiln_sim::mma(sum, a, b, {$1, kiln_sim_$2, kiln_sim_$3, kBlockM < 64 ? kBlockM : 64}, "
+      "$4 != 0, "
+      "kiln_sim::Where::current());");
 }
 
 constexpr std::string_view kPrologue = R"(#include <builtins.h>
-constexpr bool kiln_sim_e4m3 = true, kiln_sim_e5m2 = false;
+constexpr auto kiln_sim_e4m3 = kiln_sim::MmaType::kE4m3, kiln_sim_e5m2 = kiln_sim::MmaType::kE5m2,
+               kiln_sim_tf32 = kiln_sim::MmaType::kTf32;
 #line 1 "kernel.cu"
 )";
 
@@ -119,6 +121,8 @@ constexpr std::string_view kGemmRegions = R"(
      kSlots * kAllStoreWarps},
     {"SFA", "stage", kSmem.sfa, kSmem.sfa_stage_bytes, kStages},
     {"SFB", "stage", kSmem.sfb, kSmem.sfb_stage_bytes, kStages},
+    {"split SFA", "stage", kSmem.sfa_terms, kBlockM * kTermBytes, kScaleTerms ? kStages : 0},
+    {"split SFB", "stage", kSmem.sfb_terms, kBlockN * kTermBytes, kScaleTerms ? kStages : 0},
     {"row-major SFA", "slot", kSmem.sfa_rows, kSmem.sfa_group_bytes, sfa_groups(kBlockM)},
     {"partial totals", "part", kSmem.partials, kSmem.partial_bytes, kWarpgroupsK - 1},
     {"gathered totals", "part", kSmem.gathered, kSmem.gathered_bytes,
@@ -127,6 +131,7 @@ constexpr std::string_view kGemmRegions = R"(
     {"group table", "array", kSmem.groups, (kGroupCapacity + 1) * 4, kRowGroups ? 4u : 0u},
     {"barrier full", "stage", kSmem.full, 8, kStages},
     {"barrier empty", "stage", kSmem.empty, 8, kStages},
+    {"barrier scales", "stage", kSmem.scales, 8, kScaleTerms ? kStages : 0},
     {"barrier c_full", "slot", kSmem.c_full, 8, kSlots * kAllStoreWarps},
     {"barrier gather_full", "warp", kSmem.gather_full, 8,
      kClusterK > 1 ? kAllStoreWarps : 0},

@@ -12,7 +12,9 @@
 namespace kiln::sim {
 namespace {
 
-constexpr std::uint32_t kUnits = 2;  // of 16 bytes in 32 of K
+constexpr std::uint32_t kUnits = 2;  // of a row
+
+std::uint32_t k_count(MmaType type) { return type == MmaType::kTf32 ? 8 : 32; }
 
 Operand decode(std::uint64_t descriptor, std::uint32_t first_row, std::uint32_t rows,
                const Where& where) {
@@ -22,9 +24,12 @@ Operand decode(std::uint64_t descriptor, std::uint32_t first_row, std::uint32_t 
   };
   if (field(49, 7) != 0)
     machine->fail(where, "the simulator does not model wgmma descriptors with a base offset");
-  if (field(62, 3) == 0)
-    machine->fail(where, "the simulator does not model wgmma descriptors without a swizzle");
-  return {field(0, 0x3fff) << 4, field(32, 0x3fff) << 4, kSpans[field(62, 3)], first_row, rows};
+  return {field(0, 0x3fff) << 4,
+          field(32, 0x3fff) << 4,
+          field(16, 0x3fff) << 4,
+          kSpans[field(62, 3)],
+          first_row,
+          rows};
 }
 
 // The operand's rows must be consecutive rows of what TMA wrote, in the swizzle that it wrote.
@@ -71,8 +76,9 @@ void check_unit(Cta& cta, std::uint32_t address, const char* name, const Where& 
 void start_reading(Cta& cta, const Operand& o, const char* name, bool filled, const Where& where) {
   if (o.rows == 0) return;
   const std::uint32_t last = o.line(o.rows - 1);
-  for (const std::uint32_t address : {o.line(0), last}) {
-    if (!cta.shared.contains(address, 32))
+  for (const std::uint32_t address :
+       {o.unit(0, 0), o.unit(0, 1), o.unit(o.rows - 1, 0), o.unit(o.rows - 1, 1)}) {
+    if (!cta.shared.contains(address, 16))
       machine->fail(where,
                     fmt::format("operand {} of wgmma reads shared address {:#x}, outside the "
                                 "{} bytes of the CTA's shared memory",
@@ -97,16 +103,24 @@ void start_reading(Cta& cta, const Operand& o, const char* name, bool filled, co
   }
 }
 
-// Decodes [rows][32], or with `across` its transpose [32][rows], and ends the reading.
-void read_operand(Cta& cta, const Operand& o, bool is_e4m3, bool across, float* to) {
-  const float* const table = fp8_table(is_e4m3);
+// Of the elements of a unit, the i-th. TF32 has the upper 19 bits of FP32.
+float element(const std::uint8_t* bytes, std::uint32_t i, MmaType type) {
+  if (type != MmaType::kTf32) return fp8_table(type == MmaType::kE4m3)[bytes[i]];
+  std::uint32_t bits;
+  std::memcpy(&bits, bytes + i * 4, 4);
+  return std::bit_cast<float>(bits & 0xffffe000u);
+}
+
+// Decodes [rows][32], or with `across` its transpose [k][rows], and ends the reading.
+void read_operand(Cta& cta, const Operand& o, MmaType type, bool across, float* to) {
+  const std::uint32_t of_unit = k_count(type) / kUnits;
   for (std::uint32_t row = 0; row < o.rows; ++row) {
     for (std::uint32_t u = 0; u < kUnits; ++u) {
       const std::uint32_t address = o.unit(row, u), word = SharedMemory::word(address);
       const std::uint8_t* const bytes = cta.shared.at(address);
-      for (std::uint32_t i = 0; i < 16; ++i) {
-        const std::uint32_t k = u * 16 + i;
-        to[across ? k * o.rows + row : row * 32 + k] = table[bytes[i]];
+      for (std::uint32_t i = 0; i < of_unit; ++i) {
+        const std::uint32_t k = u * of_unit + i;
+        to[across ? k * o.rows + row : row * 32 + k] = element(bytes, i, type);
       }
       for (std::uint32_t w = word; w < word + 4; ++w) --cta.shared.readers[w];
     }
@@ -198,10 +212,10 @@ void run_mma(Warp& warp) {
   thread_local std::vector<float> a(16 * 32), b;
   b.resize(std::size_t{32} * op.shape.n);
   std::fill(a.begin(), a.end(), 0.f);
-  read_operand(*warp.cta, op.operand_a, op.shape.a_is_e4m3, false, a.data());
-  read_operand(*warp.cta, op.operand_b, op.shape.b_is_e4m3, true, b.data());
+  read_operand(*warp.cta, op.operand_a, op.shape.a, false, a.data());
+  read_operand(*warp.cta, op.operand_b, op.shape.b, true, b.data());
   if (!op.add) std::fill(op.accumulators->values.begin(), op.accumulators->values.end(), 0.f);
-  multiply_add(op.accumulators->values.data(), a.data(), b.data(), op.shape.n);
+  multiply_add(op.accumulators->values.data(), a.data(), b.data(), op.shape.n, k_count(op.shape.a));
   warp.ops.pop_front();
   ++warp.ops_done;
   machine->notify(warp.mma_waiting);

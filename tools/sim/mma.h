@@ -7,21 +7,22 @@
 
 namespace kiln::sim {
 
-// Rows of a K-major operand in shared memory, as a matrix descriptor says.
+// Rows of a K-major operand in shared memory, as a matrix descriptor says. An instruction reads 32
+// bytes of each row: two units of 16.
 struct Operand {
   std::uint32_t start = 0;      // of the first row; the swizzle is not applied
   std::uint32_t stride = 0;     // of 8 rows
-  std::uint32_t span = 0;       // of the swizzle, and from row to row
+  std::uint32_t leading = 0;    // from one unit to the next, without a swizzle
+  std::uint32_t span = 0;       // of the swizzle, and from row to row; 0: none, and rows of a unit
   std::uint32_t first_row = 0;  // of the warp
   std::uint32_t rows = 0;
 
   std::uint32_t line(std::uint32_t row) const {
     const std::uint32_t r = first_row + row;
-    return start + r / 8 * stride + r % 8 * span;
+    return start + r / 8 * stride + r % 8 * (span == 0 ? 16 : span);
   }
-  // Of 16 bytes; an instruction reads two of each row.
   std::uint32_t unit(std::uint32_t row, std::uint32_t index) const {
-    return swizzled(line(row) + index * 16, span);
+    return span == 0 ? line(row) + index * leading : swizzled(line(row) + index * 16, span);
   }
 };
 
@@ -43,8 +44,10 @@ struct MmaOp : AsyncOp {
 
 void run_mma(Warp& warp);  // the oldest operation
 
-// values[r][c] += sum over k of a[r][k] * b[k][c] for 16 rows, 32 k and n columns.
-void multiply_add(float* values, const float* a, const float* b, std::uint32_t n);
+// values[r][c] += sum over k of a[r][k] * b[k][c] for 16 rows, n columns and so many k. Rows of a
+// are 32 apart.
+void multiply_add(float* values, const float* a, const float* b, std::uint32_t n,
+                  std::uint32_t k_count);
 const float* fp8_table(bool is_e4m3);  // the values of all 256 codes
 
 }  // namespace kiln::sim

@@ -25,6 +25,7 @@ namespace kiln::sim {
 
 using kiln_sim::Exchange;
 using kiln_sim::MmaShape;
+using kiln_sim::MmaType;
 using kiln_sim::Region;
 using kiln_sim::Self;
 using kiln_sim::Where;

@@ -91,9 +91,10 @@ KILN_SIM_API void store_matrix(std::uint32_t address, const std::uint32_t* regis
                                std::uint32_t count, const Where& where);
 
 // ---- WGMMA ----
+enum class MmaType : std::uint8_t { kE4m3, kE5m2, kTf32 };
 struct MmaShape {
   std::uint32_t n;
-  bool a_is_e4m3, b_is_e4m3;
+  MmaType a, b;
   std::uint32_t rows;  // of A that matter: what the others are is nobody's concern
   bool operator==(const MmaShape&) const = default;
 };

@@ -182,6 +182,11 @@ KILN_DEVICE void st_shared_v2_f32(u32 address, float x, float y, KILN_HERE) {
   const float pair[] = {x, y};
   kiln_sim::store_shared(address, pair, 8, where);
 }
+KILN_DEVICE void st_shared_v4_f32(u32 address, float x, float y, float z, float w, KILN_HERE) {
+  const float values[] = {x, y, z, w};
+  for (const float value : values) require_landed(value, where);
+  kiln_sim::store_shared(address, values, 16, where);
+}
 KILN_DEVICE void stmatrix_x2(u32 address, u32 r0, u32 r1, KILN_HERE) {
   const u32 registers[] = {r0, r1};
   kiln_sim::store_matrix(address, registers, 2, where);
