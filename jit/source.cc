@@ -180,6 +180,27 @@ Source render_kernel(const ReferenceSpec& spec, Arch arch) {
                   "ReferenceParams", {256, 1, 0, sizeof(device::ReferenceParams)});
 }
 
+// The rule that it breaks, with value and remedy; "" when it is legal.
+std::string violation_of(const QuantizeSpec& spec) {
+  if (spec.in != QuantizeInput::kBf16 && spec.in != QuantizeInput::kF32)
+    return fmt::format("in_type must be bf16 or f32, got {}", static_cast<int>(spec.in));
+  if (spec.granularity != ScaleGranularity::k1x128 &&
+      spec.granularity != ScaleGranularity::k128x128)
+    return fmt::format("granularity must be 0 (1x128) or 1 (128x128), got {}",
+                       static_cast<int>(spec.granularity));
+  if (name(spec.out).empty())
+    return fmt::format("out_type must be e4m3 or e5m2, got {}", static_cast<int>(spec.out));
+  if (name(spec.scale_major).empty())
+    return fmt::format("scale_major must be 0 (row) or 1 (m), got {}",
+                       static_cast<int>(spec.scale_major));
+  if (spec.granularity == ScaleGranularity::k128x128 && spec.scale_major == ScaleMajor::kM)
+    return "scale_major must be row for 128x128 scales (SFB is row-major), got m: use row";
+  if (spec.two_way && spec.in != QuantizeInput::kBf16)
+    return "two_way must be 0 unless in_type is bf16, got 1 with f32: convert the matrix to "
+           "bf16 first, or cast it and its transpose in two calls";
+  return "";
+}
+
 }  // namespace
 
 std::string name(Arch arch) { return fmt::format("sm_{}a", arch.sm); }
@@ -193,28 +214,35 @@ Arch parse_arch(std::string_view text, std::string_view field) {
 }
 
 void validate(const QuantizeSpec& spec) {
-  if (spec.in != QuantizeInput::kBf16 && spec.in != QuantizeInput::kF32)
-    throw Error(Status::kInvalidArgument,
-                fmt::format("in_type must be bf16 or f32, got {}", static_cast<int>(spec.in)));
-  if (spec.granularity != ScaleGranularity::k1x128 &&
-      spec.granularity != ScaleGranularity::k128x128)
-    throw Error(Status::kInvalidArgument,
-                fmt::format("granularity must be 0 (1x128) or 1 (128x128), got {}",
-                            static_cast<int>(spec.granularity)));
-  if (name(spec.out).empty())
-    throw Error(Status::kInvalidArgument,
-                fmt::format("out_type must be e4m3 or e5m2, got {}", static_cast<int>(spec.out)));
-  if (name(spec.scale_major).empty())
-    throw Error(Status::kInvalidArgument,
-                fmt::format("scale_major must be 0 (row) or 1 (m), got {}",
-                            static_cast<int>(spec.scale_major)));
-  if (spec.granularity == ScaleGranularity::k128x128 && spec.scale_major == ScaleMajor::kM)
-    throw Error(Status::kInvalidArgument,
-                "scale_major must be row for 128x128 scales (SFB is row-major), got m: use row");
-  if (spec.two_way && spec.in != QuantizeInput::kBf16)
-    throw Error(Status::kInvalidArgument,
-                "two_way must be 0 unless in_type is bf16, got 1 with f32: convert the matrix to "
-                "bf16 first, or cast it and its transpose in two calls");
+  const std::string violation = violation_of(spec);
+  if (!violation.empty()) throw Error(Status::kInvalidArgument, violation);
+}
+
+std::vector<QuantizeSpec> all_casts() {
+  std::vector<QuantizeSpec> casts;
+  // Each of the six fields has two values: a bit of the number.
+  for (unsigned bits = 0; bits < 1U << 6; ++bits) {
+    const auto bit = [bits](unsigned position) { return (bits >> position & 1U) != 0; };
+    const QuantizeSpec spec{bit(5) ? QuantizeInput::kF32 : QuantizeInput::kBf16,
+                            bit(4) ? Fp8Type::kE5m2 : Fp8Type::kE4m3,
+                            bit(3) ? ScaleGranularity::k128x128 : ScaleGranularity::k1x128,
+                            bit(2) ? ScaleMajor::kM : ScaleMajor::kRow,
+                            bit(1),
+                            bit(0)};
+    if (violation_of(spec).empty()) casts.push_back(spec);
+  }
+  return casts;
+}
+
+ReferenceSpec reference_of(const Problem& problem) {
+  Problem types;
+  types.n = types.k = kScaleBlock;
+  types.scaling = problem.scaling;
+  types.a = problem.a;
+  types.b = problem.b;
+  types.out = problem.out;
+  types.sfa_major = problem.sfa_major;
+  return {types};
 }
 
 std::string describe(const KernelSpec& spec) {

@@ -42,6 +42,8 @@ struct QuantizeSpec {
   auto operator<=>(const QuantizeSpec&) const = default;
 };
 void validate(const QuantizeSpec& spec);  // throws Error{kInvalidArgument}
+// Every one that validate() accepts, each once: there are few, and no shape is part of them.
+std::vector<QuantizeSpec> all_casts();
 
 // Kernels for checking on the device, used by `kiln run --check` and the GPU tests: a fill with
 // deterministic, roughly normal BF16 values, and a plain GEMM in FP32/FP64 that compares itself
@@ -50,16 +52,21 @@ struct FillSpec {
   auto operator<=>(const FillSpec&) const = default;
 };
 struct ReferenceSpec {
-  // Types, scaling and sfa_major count; the rest is taken at run time. One kernel checks any
-  // layout, group by group: leave the other fields alike, so that they make no more kernels.
+  // Types, scaling and sfa_major count; the rest is taken at run time, where reference_of() puts
+  // fixed values.
   Problem problem;
   auto operator<=>(const ReferenceSpec&) const = default;
 };
+// What checks a problem. One kernel does for any sizes and any layout, group by group, so problems
+// that agree in what counts get equal specs.
+ReferenceSpec reference_of(const Problem& problem);
+
+using AnyKernel = std::variant<GemmSpec, QuantizeSpec, FillSpec, ReferenceSpec>;
 
 // Everything that decides a kernel's code: compared by value in memory, digested on disk. The SM
 // count is not part of it: kernels read gridDim, so one cubin serves every Hopper part.
 struct KernelSpec {
-  std::variant<GemmSpec, QuantizeSpec, FillSpec, ReferenceSpec> kernel;
+  AnyKernel kernel;
   Arch arch;
   auto operator<=>(const KernelSpec&) const = default;
 };

@@ -69,18 +69,6 @@ device::ReferenceParams reference_params(const Workload& w, const Product& part,
   return params;
 }
 
-// The reference takes sizes and groups at run time: one kernel for all, found under one spec.
-jit::ReferenceSpec reference_spec(const jit::Problem& p) {
-  jit::Problem types;
-  types.n = types.k = jit::kScaleBlock;
-  types.scaling = p.scaling;
-  types.a = p.a;
-  types.b = p.b;
-  types.out = p.out;
-  types.sfa_major = p.sfa_major;
-  return {types};
-}
-
 }  // namespace
 
 struct PreparedCase::Operands {
@@ -241,7 +229,7 @@ void Bench::fill_d(const Workload& w, const runtime::DeviceBuffer& d) {
 CheckResult Bench::compare(const Workload& w, const Operands& o) {
   const auto sums = runtime::DeviceBuffer::of(device_, std::vector<double>(4, 0.0));
   const runtime::LoadedKernel& kernel =
-      engine_.kernel_for({reference_spec(w.problem), engine_.arch()});
+      engine_.kernel_for({jit::reference_of(w.problem), engine_.arch()});
   const std::uint8_t* c = w.problem.accumulate ? o.c.data<const std::uint8_t>() : nullptr;
   // D that was checked stands for C + A x B: without K the plain kernel adds nothing to it.
   const bool has_checked = o.checked.size() > 0;

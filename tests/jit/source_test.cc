@@ -156,22 +156,66 @@ TEST_CASE("the parameters of every kernel are within what the driver takes", "[s
 
 TEST_CASE("every field of a cast changes the rendered program and the entry's name", "[source]") {
   std::set<std::string> texts, names;
-  int count = 0;
-  for (const QuantizeInput in : {QuantizeInput::kBf16, QuantizeInput::kF32})
-    for (const Fp8Type out : {Fp8Type::kE4m3, Fp8Type::kE5m2})
-      for (const bool power_of_two : {false, true})
-        for (const auto& [granularity, major] :
-             {std::pair{ScaleGranularity::k1x128, ScaleMajor::kRow},
-              std::pair{ScaleGranularity::k1x128, ScaleMajor::kM},
-              std::pair{ScaleGranularity::k128x128, ScaleMajor::kRow}}) {
-          const Source source =
-              render({QuantizeSpec{in, out, granularity, major, power_of_two}, {}});
-          texts.insert(source.text);
-          names.insert(source.entry);
-          ++count;
-        }
-  CHECK(texts.size() == static_cast<std::size_t>(count));
-  CHECK(names.size() == static_cast<std::size_t>(count));
+  for (const QuantizeSpec& cast : all_casts()) {
+    const Source source = render({cast, {}});
+    texts.insert(source.text);
+    names.insert(source.entry);
+  }
+  CHECK(texts.size() == all_casts().size());
+  CHECK(names.size() == all_casts().size());
+}
+
+TEST_CASE("the list of all casts has what validate() accepts, and nothing else", "[source]") {
+  constexpr int kValues = 8;  // of each enumeration, more than it has
+  const std::vector<QuantizeSpec> casts = all_casts();
+  const std::set<QuantizeSpec> listed(casts.begin(), casts.end());
+  std::set<QuantizeSpec> accepted;
+  for (int i = 0; i < kValues * kValues * kValues * kValues * 4; ++i) {
+    int rest = i;
+    const auto draw = [&rest](int values) {
+      const int value = rest % values;
+      rest /= values;
+      return value;
+    };
+    QuantizeSpec spec;
+    spec.in = static_cast<QuantizeInput>(draw(kValues));
+    spec.out = static_cast<Fp8Type>(draw(kValues));
+    spec.granularity = static_cast<ScaleGranularity>(draw(kValues));
+    spec.scale_major = static_cast<ScaleMajor>(draw(kValues));
+    spec.power_of_two = draw(2) == 1;
+    spec.two_way = draw(2) == 1;
+    try {
+      validate(spec);
+      accepted.insert(spec);
+    } catch (const Error&) {
+    }
+  }
+  CHECK(listed.size() == casts.size());
+  CHECK(listed == accepted);
+}
+
+TEST_CASE("problems whose types and scales agree are checked by one reference", "[source]") {
+  const Problem first = gemm().problem;
+  const auto varied = [&](auto&& change) {
+    Problem other = first;
+    change(other);
+    return render({reference_of(other), {}}).text;
+  };
+  const std::string text = render({reference_of(first), {}}).text;
+  CHECK(text == render({ReferenceSpec{first}, {}}).text);
+  Problem elsewhere = first;
+  elsewhere.n *= 2;
+  elsewhere.k *= 2;
+  elsewhere.accumulate = !first.accumulate;
+  elsewhere.layout = Layout::kGroupedMasked;
+  elsewhere.groups = 8;
+  elsewhere.batch_invariant = true;
+  CHECK(reference_of(elsewhere) == reference_of(first));
+  CHECK(varied([](Problem& p) { p.a = Fp8Type::kE5m2; }) != text);
+  CHECK(varied([](Problem& p) { p.b = Fp8Type::kE5m2; }) != text);
+  CHECK(varied([](Problem& p) { p.out = OutputType::kF32; }) != text);
+  CHECK(varied([](Problem& p) { p.scaling = Scaling::k1d1d; }) != text);
+  CHECK(varied([](Problem& p) { p.sfa_major = ScaleMajor::kM; }) != text);
 }
 
 TEST_CASE("the entry is an identifier and the program's name spells the shape", "[source]") {
