@@ -244,11 +244,13 @@ void CubinSource::fail_miss(const jit::KernelSpec& spec, const jit::Source& sour
                   key.empty() ? "it has no key here: there is no NVRTC and the cache records none"
                               : "key " + key);
   if (is_frozen()) {
-    throw Error(Status::kFrozen,
-                what +
-                    ", and compiling is not allowed (KILN_MISS_FROZEN, KILN_NO_COMPILE or "
-                    "kiln_engine_freeze): fill the cache with `kiln warm` or `kiln cache import`, "
-                    "or allow it");
+    const bool is_gemm = std::holds_alternative<jit::GemmSpec>(spec.kernel);
+    throw Error(
+        Status::kFrozen,
+        fmt::format("{}, and compiling is not allowed (KILN_MISS_FROZEN, KILN_NO_COMPILE or "
+                    "kiln_engine_freeze): fill the cache with `{}` or `kiln cache import`, or "
+                    "allow it",
+                    what, is_gemm ? "kiln warm" : "kiln warm --casts"));
   }
   throw Error(no_compiler_->status(), what + ", and cannot be compiled: " + no_compiler_->what());
 }
