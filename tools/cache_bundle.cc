@@ -26,7 +26,7 @@ const Command& export_command() {
   static const Command command = [] {
     Command c{"cache export",
               "put kernels into a bundle, one file for another machine",
-              "(--all | --shapes FILE --arch sm_90a --sms N) --out FILE [--json]",
+              "(--all | --shapes FILE --arch ARCH --sms N [--casts]) --out FILE [--json]",
               R"(
 With --shapes the bundle has exactly the kernels that "kiln warm" with these flags would make; when
 one is not in the cache (or in a layer of KILN_CACHE_PATH), nothing is written. With --all it has
@@ -41,7 +41,7 @@ want of a usable cache or of room; 2 usage or a bad file; 4 kernels are missing.
               {{"--all", "", "every entry of the directory"},
                {"--shapes", "FILE", "the kernels of these problems (configs/shapes/*.json)"}}};
     for (const Flag& flag : target_flags()) c.flags.push_back(flag);
-    for (const Flag& flag : {kOutFlag, kCacheFlag, kJsonFlag}) c.flags.push_back(flag);
+    for (const Flag& flag : {kCastsFlag, kOutFlag, kCacheFlag, kJsonFlag}) c.flags.push_back(flag);
     return c;
   }();
   return command;
@@ -184,7 +184,8 @@ Exported collect_shapes(const Args& args, const std::string& directory) {
   options.miss_policy = KILN_MISS_FROZEN;  // only looks up
   const EngineHandle handle(options);
   runtime::Engine& engine = handle.engine();
-  const KernelList needed = list_kernels(shapes.problems, engine.machine(), engine.tuned());
+  const KernelList needed =
+      list_kernels(shapes.problems, engine.machine(), engine.tuned(), read_kinds(args));
   Exported out;
   for (const BadProblem& problem : needed.bad) {
     out.bad_problems.push_back({{"name", problem.name}, {"error", problem.error}});
@@ -223,8 +224,9 @@ int finish_export(const Args& args, const std::string& path, OutputFile& file, E
   if (!complete) {
     print_error(
         fmt::format("kiln cache export: {} of {} kernels are not in the cache, and no bundle is "
-                    "written: make them with \"kiln warm\"\n",
-                    exported.missing.size(), exported.missing.size() + count));
+                    "written: make them with \"kiln warm{}\"\n",
+                    exported.missing.size(), exported.missing.size() + count,
+                    args.has(kCastsFlag.name) ? " --casts" : ""));
     return kExitMiss;
   }
   return exported.bad_problems.empty() ? kExitOk : kExitFailure;
@@ -349,7 +351,7 @@ int cache_export(Words words) {
     print(help_text(export_command()));
     return kExitOk;
   }
-  for (const std::string_view flag : {"--shapes", "--arch", "--sms"})
+  for (const std::string_view flag : {"--shapes", "--arch", "--sms", "--casts"})
     args.exclude("--all", flag, "all is not a choice of problems");
   if (!args.has("--all")) args.required_text("--shapes");
   const std::string path = args.required_text("--out");

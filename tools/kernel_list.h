@@ -8,6 +8,7 @@
 #include "jit/source.h"
 #include "jit/tile.h"
 #include "runtime/tuned_table.h"
+#include "tools/args.h"
 #include "tools/shapes.h"
 
 namespace kiln::tools {
@@ -18,8 +19,10 @@ struct KernelUse {
 };
 
 struct NeededKernel {
-  jit::GemmSpec spec;  // of the canonical problem: what kernels take at run time has a fixed value
-  std::vector<KernelUse> uses;  // never empty
+  // A GEMM's is of the canonical problem: what kernels take at run time has a fixed value.
+  jit::AnyKernel spec;
+  // Who needs it; empty for the casts and the fill, which belong to no problem.
+  std::vector<KernelUse> uses;
 };
 
 struct BadProblem {
@@ -28,13 +31,25 @@ struct BadProblem {
 };
 
 struct KernelList {
-  std::vector<NeededKernel> kernels;  // in the order of the problems, then of M
-  std::vector<BadProblem> bad;        // cannot be computed, and why
+  // GEMMs in the order of the problems, then of M; behind them the others.
+  std::vector<NeededKernel> kernels;
+  std::vector<BadProblem> bad;  // cannot be computed, and why
 };
+
+// kGemmsAndCasts: also every kernel of kiln_quantize, and those with which `kiln run --check` fills
+// and checks the operands of the problems that are not bad.
+enum class KernelKinds { kGemms, kGemmsAndCasts };
 
 // Complete for every M: the plan of a problem says which tiles it can use.
 KernelList list_kernels(const std::vector<NamedProblem>& problems, const jit::Machine& machine,
-                        const runtime::TunedTables& tuned = {});
+                        const runtime::TunedTables& tuned = {},
+                        KernelKinds kinds = KernelKinds::kGemms);
+
+// The switch that asks for kGemmsAndCasts, the same wherever a shapes file is turned into kernels.
+inline constexpr Flag kCastsFlag{"--casts", "",
+                                 "also every kernel of kiln_quantize, and those that \"kiln run "
+                                 "--check\" needs for the problems"};
+KernelKinds read_kinds(const Args& args);
 
 // The kernels whose position is `index` modulo `count`; index from 0. All parts together hold each
 // kernel once, and neighbours (which take alike long to compile) go to different parts.

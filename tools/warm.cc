@@ -27,7 +27,7 @@ const Command& command() {
   static const Command command = [] {
     Command c{"warm",
               "compile every kernel of a shapes file into the cache; needs no GPU",
-              "--shapes FILE --arch sm_90a --sms N [--cache DIR] [--jobs N] [--shard I/N] [--json]",
+              "--shapes FILE --arch sm_90a --sms N [--casts] [--cache DIR] [--shard I/N] [flags]",
               R"(
 Every M is covered: a problem's plan says which tiles it can use, and those are made. For
 grouped_masked M is the expected rows of a group. Problems that differ only in what kernels take at
@@ -35,9 +35,13 @@ run time (alignment, K under 1d1d, groups up to 64, 256 or 1024) can share kerne
 a kernel's own, with fixed values there. A problem that cannot be computed and a kernel that fails are
 reported, and the rest is done.
 
+With --casts the cache then serves a whole program that may not compile: the casts too, which depend
+on no problem, and "kiln run --shapes FILE --check", by which such a machine can be accepted.
+
 JSON keys: arch, num_sms, cache_dir, shard; kernels: a list of {program, key, problem, tile, uses:
 [{name, m_min, m_max}], result: hit | compiled | missing | failed, registers, smem_bytes,
-spill_bytes, cubin_bytes, compile_ms, error}; bad_problems: [{name, error}]; summary: {kernels,
+spill_bytes, cubin_bytes, compile_ms, error} (problem and tile are null of what --casts adds, and
+uses is [] of a cast); bad_problems: [{name, error}]; summary: {kernels,
 hits, compiled, missing, failed, bad_problems, wall_ms}.
 
 With KILN_VERIFY=1 kernels that are in the cache are compiled, too, and compared with it; one that
@@ -47,6 +51,7 @@ Exit codes: 0 all kernels are in the cache; 1 a kernel or problem failed, or the
 used; 2 usage or a bad file; 4 KILN_NO_COMPILE is set and kernels are missing.)",
               {{"--shapes", "FILE", "the problems (configs/shapes/*.json)"}}};
     for (const Flag& flag : target_flags()) c.flags.push_back(flag);
+    c.flags.push_back(kCastsFlag);
     c.flags.push_back(kCacheFlag);
     c.flags.push_back({"--jobs", "N", "compile so many kernels at once (default: one per CPU)"});
     c.flags.push_back({"--shard", "I/N",
@@ -66,6 +71,7 @@ struct WarmOptions {
   std::int64_t jobs = 1;
   std::int64_t timeout_s = 120;
   Shard part;
+  KernelKinds kinds = KernelKinds::kGemms;
   bool json = false;
 };
 
@@ -77,6 +83,7 @@ WarmOptions read_options(const Args& args) {
   options.jobs = args.integer("--jobs", 1, 256, usable_cpus());
   options.timeout_s = args.integer("--timeout", 1, 86'400, 120);
   options.part = read_shard(args);
+  options.kinds = read_kinds(args);
   options.json = args.has("--json");
   return options;
 }
@@ -169,8 +176,8 @@ int warm(Words words) {
   engine_options.miss_policy = KILN_MISS_FROZEN;  // this process only looks up
   const EngineHandle engine(engine_options);
   require_usable_cache(engine.engine().disk_cache(), options.cache_dir);
-  const KernelList all =
-      list_kernels(shapes.problems, engine.engine().machine(), engine.engine().tuned());
+  const KernelList all = list_kernels(shapes.problems, engine.engine().machine(),
+                                      engine.engine().tuned(), options.kinds);
   const std::vector<NeededKernel> kernels = shard(all.kernels, part.index - 1, part.count);
 
   // 3. Look up, then compile what is missing.

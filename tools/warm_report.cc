@@ -9,8 +9,16 @@
 namespace kiln::tools {
 namespace {
 
+// What a kernel that is no GEMM is called: what it does.
+std::string what_it_does(const NeededKernel& kernel) { return jit::describe({kernel.spec, {}}); }
+
 std::string interval(const NeededKernel& kernel) {
   return human_interval(kernel.uses[0].m_min, kernel.uses[0].m_max);
+}
+
+std::string title(const NeededKernel& kernel) {
+  if (!std::holds_alternative<jit::GemmSpec>(kernel.spec)) return what_it_does(kernel);
+  return fmt::format("{} M {}", kernel.uses[0].problem, interval(kernel));
 }
 
 std::int64_t smem_bytes(const runtime::KernelInfo& info) {
@@ -23,10 +31,12 @@ std::string k_cell(const jit::Problem& problem) {
 
 // What is known of a kernel from the start.
 std::vector<std::string> first_cells(const NeededKernel& kernel) {
+  const auto* gemm = std::get_if<jit::GemmSpec>(&kernel.spec);
+  if (gemm == nullptr) return {what_it_does(kernel), "-", "-", "-", "-"};
   const std::size_t more = kernel.uses.size() - 1;
   return {kernel.uses[0].problem + (more > 0 ? fmt::format(" (+{})", more) : ""),
-          fmt::to_string(kernel.spec.problem.n), k_cell(kernel.spec.problem), interval(kernel),
-          jit::describe(kernel.spec.tile)};
+          fmt::to_string(gemm->problem.n), k_cell(gemm->problem), interval(kernel),
+          jit::describe(gemm->tile)};
 }
 
 std::vector<std::string> cells(const NeededKernel& kernel, const KernelOutcome& outcome) {
@@ -66,11 +76,16 @@ nlohmann::ordered_json kernel_json(const NeededKernel& kernel, const KernelOutco
   for (const KernelUse& use : kernel.uses) {
     uses.push_back({{"name", use.problem}, {"m_min", use.m_min}, {"m_max", use.m_max}});
   }
+  nlohmann::ordered_json problem, tile;  // null
+  if (const auto* gemm = std::get_if<jit::GemmSpec>(&kernel.spec)) {
+    problem = to_json(gemm->problem);
+    tile = jit::describe(gemm->tile);
+  }
   const runtime::KernelInfo& info = outcome.info;
   return {{"program", jit::describe(jit::KernelSpec{kernel.spec, arch})},
           {"key", info.key},
-          {"problem", to_json(kernel.spec.problem)},
-          {"tile", jit::describe(kernel.spec.tile)},
+          {"problem", problem},
+          {"tile", tile},
           {"uses", uses},
           {"result", name(outcome.result)},
           {"registers", info.registers},
@@ -157,8 +172,7 @@ void WarmReport::set(std::size_t index, KernelOutcome outcome) {
   if (!json_) print(table_.line(widest_, cells(kernel, outcome)));
   std::fflush(stdout);
   if (!outcome.error.empty()) {
-    print_error(fmt::format("kiln warm: {} M {}: {}\n", kernel.uses[0].problem, interval(kernel),
-                            outcome.error));
+    print_error(fmt::format("kiln warm: {}: {}\n", title(kernel), outcome.error));
   }
   ++counts_[static_cast<std::size_t>(outcome.result)];
   outcomes_[index] = std::move(outcome);

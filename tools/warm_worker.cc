@@ -29,7 +29,7 @@ const Command kCommand{
 
 WorkerReply compile(runtime::Engine& engine, std::string_view line) {
   try {
-    const jit::GemmSpec spec = decode_request(line);
+    const jit::AnyKernel spec = decode_request(line);
     const std::uint64_t failed_before = engine.disk_cache().stats().publish_failed;
     const std::uint64_t mismatches_before = engine.verify_mismatches();
     const runtime::Cubin cubin = engine.cubin_for({spec, engine.arch()});

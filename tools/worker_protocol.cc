@@ -1,8 +1,11 @@
 #include "tools/worker_protocol.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "tools/shapes.h"
+#include "tools/text.h"
 
 namespace kiln::tools {
 namespace {
@@ -14,16 +17,56 @@ std::string dump(const json& document) {
   return document.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
-}  // namespace
+// A request has one key, which says what kind of kernel is asked for.
+constexpr const char* kGemm = "gemm";
+constexpr const char* kCast = "cast";
+constexpr const char* kFill = "fill";
+constexpr const char* kReference = "reference";
 
-std::string encode_request(const jit::GemmSpec& spec) {
-  return dump({{"problem", to_json(spec.problem)}, {"tile", jit::describe(spec.tile)}});
+// Casts are few, and the line that describes one is unique: it stands for the cast.
+std::string text_of(const jit::QuantizeSpec& cast) { return jit::describe({cast, {}}); }
+
+jit::QuantizeSpec cast_of(const std::string& text) {
+  for (const jit::QuantizeSpec& cast : jit::all_casts())
+    if (text_of(cast) == text) return cast;
+  throw Error(Status::kInvalidArgument,
+              fmt::format("{} must describe a cast of kiln_quantize, got {}: kiln warm and its "
+                          "compiler processes must be of one build",
+                          kCast, quote(text)));
 }
 
-jit::GemmSpec decode_request(std::string_view line) {
+}  // namespace
+
+std::string encode_request(const jit::AnyKernel& spec) {
+  struct Visitor {
+    json operator()(const jit::GemmSpec& s) const {
+      return {{kGemm, {{"problem", to_json(s.problem)}, {"tile", jit::describe(s.tile)}}}};
+    }
+    json operator()(const jit::QuantizeSpec& s) const { return {{kCast, text_of(s)}}; }
+    json operator()(const jit::FillSpec&) const { return {{kFill, true}}; }
+    json operator()(const jit::ReferenceSpec& s) const {
+      return {{kReference, to_json(s.problem)}};
+    }
+  };
+  return dump(std::visit(Visitor{}, spec));
+}
+
+jit::AnyKernel decode_request(std::string_view line) {
   const json document = json::parse(line);
-  return {problem_from_json(document.at("problem")),
-          jit::parse_tile(document.at("tile").get<std::string>(), "tile")};
+  if (document.is_object() && document.size() == 1) {
+    const std::string& kind = document.begin().key();
+    const json& value = document.begin().value();
+    if (kind == kGemm)
+      return jit::GemmSpec{problem_from_json(value.at("problem")),
+                           jit::parse_tile(value.at("tile").get<std::string>(), "tile")};
+    if (kind == kCast) return cast_of(value.get<std::string>());
+    if (kind == kFill && value == true) return jit::FillSpec{};
+    if (kind == kReference) return jit::ReferenceSpec{problem_from_json(value)};
+  }
+  throw Error(Status::kInvalidArgument,
+              fmt::format("a request must be an object of one key ({}, {}, {} or {}), got {}: kiln "
+                          "warm and its compiler processes must be of one build",
+                          kGemm, kCast, kFill, kReference, quote(line)));
 }
 
 std::string encode_reply(const WorkerReply& reply) {

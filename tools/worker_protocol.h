@@ -13,8 +13,8 @@ namespace kiln::tools {
 
 inline constexpr std::string_view kWorkerCommand = "warm-worker";
 
-std::string encode_request(const jit::GemmSpec& spec);
-jit::GemmSpec decode_request(std::string_view line);  // throws on anything else
+std::string encode_request(const jit::AnyKernel& spec);
+jit::AnyKernel decode_request(std::string_view line);  // throws on anything else
 
 // What is known of the kernel, or what went wrong.
 struct WorkerFailure {

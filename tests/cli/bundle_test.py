@@ -96,6 +96,7 @@ class Export(BundleCase):
         out = ("--out", self.dir / "bundle", "--cache", self.cache)
         for words, part in (((*out,), "--shapes is missing"),
                             (("--all", "--arch", "sm_90a", *out), "exclude each other"),
+                            (("--all", "--casts", *out), "--all and --casts exclude each other"),
                             (("--all", "--cache", self.cache), "--out is missing"),
                             (("--all", "--cache", self.dir / "no", *out[:2]), "cannot be read"),
                             (("--all", "--out", self.dir / "no/bundle", *out[2:]), "--out")):
@@ -259,7 +260,7 @@ class Stats(BundleCase):
         self.assertEqual(4, len(text.splitlines()))
 
 
-class OnAMachineWithOnlyTheDriver(BundleCase):
+class FrozenCase(BundleCase):
     """A service against the shared library, frozen, over the fake driver, with no NVRTC."""
 
     def consume(self, *words, expect=OK, **variables):
@@ -269,6 +270,9 @@ class OnAMachineWithOnlyTheDriver(BundleCase):
                               capture_output=True, check=False)
         self.assertEqual(expect, done.returncode, done.stderr)
         return done.stderr if expect else [int(word) for word in done.stdout.split()]
+
+
+class OnAMachineWithOnlyTheDriver(FrozenCase):
 
     def test_a_bundle_made_without_a_gpu_gives_no_miss(self):
         bundle = self.warmed("bundle", self.X)
@@ -305,6 +309,91 @@ class OnAMachineWithOnlyTheDriver(BundleCase):
         self.consume(512, 512, expect=FROZEN)
         self.kiln("cache", "import", bundle, "--cache", self.cache, expect=OK)
         self.assertEqual(0, self.consume(512, 512)[2])
+
+
+class Casts(FrozenCase):
+    """What --casts adds: kiln_quantize, and kiln run --check, where nothing may be compiled."""
+    CASTS = 36  # that kiln_quantizer_create() accepts: the consumer tries all combinations
+    PROBLEMS = ({"name": "dense", "n": 256, "k": 256, "m": [64]},
+                {"name": "columns", "n": 256, "k": 256, "m": [64], "a": "e5m2", "sfa": "m"},
+                {"name": "sum", "n": 256, "k": 256, "m": [64], "out": "f32", "accumulate": True},
+                {"name": "masked", "n": 256, "k": 256, "m": [64], "layout": "grouped_masked",
+                 "groups": 4},
+                {"name": "gradient", "n": 256, "k": 256, "m": [64], "layout": "grouped_k",
+                 "groups": 4, "out": "f32"})
+
+    def delivered(self, env, *words, problems=PROBLEMS):
+        """Warms, exports and imports into the cache of the service; returns the kernels."""
+        shapes = self.shapes(*problems)
+        built, bundle = self.dir / "built", self.dir / "bundle"
+        self.kiln("warm", "--shapes", shapes, *TARGET, *words, "--cache", built, env=env,
+                  expect=OK)
+        document = self.cache_json("export", "--shapes", shapes, *TARGET, *words, "--cache", built,
+                                   "--out", bundle, env=env)
+        shutil.rmtree(built)
+        self.kiln("cache", "import", bundle, "--cache", self.cache,
+                  env={"KILN_NVRTC": "/nonexistent"}, expect=OK)
+        return [entry["kernel"] for entry in document["entries"]]
+
+    def accept(self, expect, shapes):
+        """kiln run --check as the acceptance test of a service."""
+        return self.kiln("run", "--shapes", shapes, "--check", "--repeat", 1, "--json", "--cache",
+                         self.cache, expect=expect,
+                         env={"LD_LIBRARY_PATH": FAKE_CUDA_DIR, "KILN_NVRTC": "/nonexistent",
+                              "KILN_NO_COMPILE": "1"}).json["results"]
+
+    def test_a_frozen_engine_has_every_cast(self):
+        self.delivered(self.fake(), "--casts")
+        self.assertEqual([self.CASTS, self.CASTS, 0, 0, self.CASTS, 0], self.consume("casts"))
+
+    def test_without_them_it_misses_and_says_what_to_do(self):
+        self.delivered(self.fake())
+        message = self.consume("casts", expect=FROZEN)
+        self.assertRegex(message, r"quantize .*\(key [0-9a-f]{64}\)")
+        self.assertIn("`kiln warm --casts`", message)
+
+    def test_those_of_the_real_compiler_are_complete(self):
+        self.require_nvrtc()
+        only = ({"name": "only", "n": 256, "k": 256},)
+        kernels = self.delivered({}, "--casts", problems=only)
+        self.assertEqual(self.CASTS, sum(kernel.startswith("quantize ") for kernel in kernels))
+        self.assertEqual([self.CASTS, self.CASTS, 0, 0, self.CASTS, 0], self.consume("offline"))
+        self.kiln("cache", "verify", "--cache", self.cache, expect=OK)
+        # A machine that may not compile can say so by itself, and one that may finds no difference.
+        words = ("warm", "--shapes", self.shapes(*only), *TARGET, "--casts", "--cache", self.cache)
+        self.kiln(*words, env={"KILN_NVRTC": "/nonexistent", "KILN_NO_COMPILE": "1"}, expect=OK)
+        document = self.kiln(*words, "--json", env={"KILN_VERIFY": "1"}, expect=OK).json
+        self.assertEqual(len(kernels), document["summary"]["hits"])
+
+    def test_every_problem_of_the_file_can_be_checked_where_nothing_may_be_compiled(self):
+        kernels = self.delivered(self.fake(), "--casts")
+        references = [kernel for kernel in kernels if kernel.startswith("check: reference ")]
+        self.assertEqual(4, len(references), references)  # "dense" and "masked" share one
+        # No kernel is missing: each is launched, and does nothing on this driver.
+        for result in self.accept(FAILURE, self.shapes(*self.PROBLEMS)):
+            self.assertEqual(("", False), (result["error"], result["check"]["passed"]), result)
+
+    def test_without_casts_no_problem_can_be_checked(self):
+        self.delivered(self.fake())
+        for result in self.accept(MISS, self.shapes(*self.PROBLEMS)):
+            self.assertIn("is not in the cache", result["error"])
+            self.assertIn("kiln warm --casts", result["error"])
+
+    def test_an_export_takes_them_when_asked_and_only_then(self):
+        shapes = self.shapes(self.X)
+        words = ("export", "--shapes", shapes, *TARGET, "--cache", self.cache, "--out",
+                 self.dir / "bundle")
+        self.warm(self.cache, self.X)
+        gemms = self.entries(self.cache)
+        missing = self.kiln("cache", *words, "--casts", "--json", env=self.fake(), expect=MISS)
+        self.assertEqual(self.CASTS + 2, len(missing.json["missing"]))
+        self.assertIn('"kiln warm --casts"', missing.err)
+        self.kiln("warm", "--shapes", shapes, *TARGET, "--casts", "--cache", self.cache,
+                  env=self.fake(), expect=OK)
+        plain = self.cache_json(*words, env=self.fake())
+        self.assertEqual(gemms, [entry["key"] for entry in plain["entries"]])
+        every = self.cache_json(*words, "--casts", env=self.fake())
+        self.assertEqual(self.entries(self.cache), [entry["key"] for entry in every["entries"]])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 // The parts of the `kiln` command in process: what would take too many processes to try.
 #include <algorithm>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -274,17 +275,57 @@ TEST_CASE("problems that differ in what kernels take at run time share their ker
   CHECK(list_kernels({first, second}, {132}).kernels.size() == one.kernels.size());
   CHECK(list_kernels({first, second, other}, {132}).kernels.size() == 2 * one.kernels.size());
   for (const NeededKernel& kernel : one.kernels)
-    CHECK(kernel.spec.problem == jit::canonical(first.problem));
+    CHECK(std::get<jit::GemmSpec>(kernel.spec).problem == jit::canonical(first.problem));
   // A worker is asked for just that kernel.
-  const jit::GemmSpec& spec = one.kernels.front().spec;
+  const jit::AnyKernel& spec = one.kernels.front().spec;
   CHECK(decode_request(encode_request(spec)) == spec);
+}
+
+TEST_CASE("with casts a list has every legal cast, the fill, and a reference per kind of problem",
+          "[cli]") {
+  NamedProblem rows;
+  rows.name = "rows";
+  rows.problem.n = rows.problem.k = 512;
+  NamedProblem larger = rows;
+  larger.name = "larger";
+  larger.problem.n = 1024;
+  NamedProblem columns = rows;
+  columns.name = "columns";
+  columns.problem.sfa_major = jit::ScaleMajor::kM;
+  NamedProblem bad = rows;  // it alone would need this reference
+  bad.name = "bad";
+  bad.problem.n = 1001;
+  bad.problem.a = jit::Fp8Type::kE5m2;
+  const std::vector<NamedProblem> problems = {rows, bad, larger, columns};
+  const KernelList gemms = list_kernels(problems, {132});
+  const KernelList all = list_kernels(problems, {132}, {}, KernelKinds::kGemmsAndCasts);
+  REQUIRE(gemms.bad.size() == 1);
+  REQUIRE(all.bad.size() == 1);
+
+  std::set<jit::AnyKernel> seen;
+  std::size_t casts = 0, fills = 0;
+  std::vector<std::vector<std::string>> users;  // of each reference
+  for (std::size_t i = 0; i < all.kernels.size(); ++i) {
+    const NeededKernel& kernel = all.kernels[i];
+    CHECK(seen.insert(kernel.spec).second);
+    CHECK(std::holds_alternative<jit::GemmSpec>(kernel.spec) == (i < gemms.kernels.size()));
+    if (i < gemms.kernels.size()) CHECK(kernel.spec == gemms.kernels[i].spec);
+    casts += std::holds_alternative<jit::QuantizeSpec>(kernel.spec);
+    fills += std::holds_alternative<jit::FillSpec>(kernel.spec);
+    if (!std::holds_alternative<jit::ReferenceSpec>(kernel.spec)) continue;
+    users.emplace_back();
+    for (const KernelUse& use : kernel.uses) users.back().push_back(use.problem);
+  }
+  CHECK(casts == jit::all_casts().size());
+  CHECK(fills == 1);
+  CHECK(users == std::vector<std::vector<std::string>>{{"rows", "larger"}, {"columns"}});
 }
 
 TEST_CASE("the parts of a sharded list hold each kernel once and differ by at most one in size",
           "[cli]") {
   std::vector<NeededKernel> kernels(23);
   for (std::size_t i = 0; i < kernels.size(); ++i)
-    kernels[i].spec.problem.n = static_cast<std::int64_t>(i);
+    std::get<jit::GemmSpec>(kernels[i].spec).problem.n = static_cast<std::int64_t>(i);
   for (std::int64_t count = 1; count <= 30; ++count) {
     std::vector<int> seen(kernels.size());
     for (std::int64_t index = 0; index < count; ++index) {
@@ -292,7 +333,7 @@ TEST_CASE("the parts of a sharded list hold each kernel once and differ by at mo
       CHECK(part.size() <= kernels.size() / static_cast<std::size_t>(count) + 1);
       CHECK(part.size() >= kernels.size() / static_cast<std::size_t>(count));
       for (const NeededKernel& kernel : part)
-        ++seen[static_cast<std::size_t>(kernel.spec.problem.n)];
+        ++seen[static_cast<std::size_t>(std::get<jit::GemmSpec>(kernel.spec).problem.n)];
     }
     CHECK(seen == std::vector<int>(kernels.size(), 1));
   }
@@ -304,7 +345,15 @@ TEST_CASE("requests and replies survive the way to a worker and back", "[cli]") 
   spec.problem.k = 7168;
   spec.problem.sfa_major = jit::ScaleMajor::kM;
   spec.tile = {192, 96, 3, 1, 5, 2, 1, 4};
-  CHECK(decode_request(encode_request(spec)) == spec);
+  std::vector<jit::AnyKernel> kernels = {spec, jit::FillSpec{}, jit::reference_of(spec.problem)};
+  for (const jit::QuantizeSpec& cast : jit::all_casts()) kernels.emplace_back(cast);
+  std::set<std::string> lines;
+  for (const jit::AnyKernel& kernel : kernels) {
+    const std::string line = encode_request(kernel);
+    CHECK(line.find('\n') == std::string::npos);
+    CHECK(lines.insert(line).second);
+    CHECK(decode_request(line) == kernel);
+  }
 
   const WorkerReply failure = WorkerFailure{Status::kCompileFailed, "line 1\nline 2 \xff"};
   CHECK(encode_reply(failure).find('\n') == std::string::npos);
@@ -350,6 +399,23 @@ std::vector<WorkerOutcome> run_pool(const std::string& script, int workers,
 }
 
 }  // namespace
+
+TEST_CASE("a line that asks for no kernel is refused", "[cli]") {
+  const std::string good = encode_request(jit::FillSpec{});
+  REQUIRE_NOTHROW(decode_request(good));
+  const std::string cast = encode_request(jit::QuantizeSpec{});
+  for (const std::string& line :
+       {std::string(), std::string("{}"), std::string("[]"), std::string("7"), good + good,
+        good.substr(0, good.size() - 1), std::string(R"({"fill": false})"),
+        std::string(R"({"fil": true})"), std::string(R"({"fill": true, "cast": "x"})"),
+        std::string(R"({"cast": "quantize"})"), std::string(R"({"cast": true})"),
+        std::string(R"({"cast": "check: fill"})"), cast.substr(0, cast.size() - 2) + " \"}",
+        std::string(R"({"reference": "x"})"), std::string(R"({"reference": {}})"),
+        std::string(R"({"gemm": {"problem": {}}})"), std::string(R"({"gemm": "x"})")}) {
+    INFO(line);
+    CHECK_THROWS(decode_request(line));
+  }
+}
 
 TEST_CASE("a pool answers every request once, with replies longer than a packet", "[cli]") {
   const std::string script = R"(while read -r x; do printf '%s%070000d\n' "$x" 7 >&0; done)";

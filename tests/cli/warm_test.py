@@ -198,6 +198,75 @@ class WhatItMakes(WarmCase):
         self.assertEqual(document["summary"]["kernels"], document["summary"]["hits"])
 
 
+class Casts(WarmCase):
+    CASTS, CHECKS = 36, 2  # CHECKS: the fill, and the reference that SMALL's problems share
+
+    def kinds(self, document):
+        """The casts, the fill and the references of a report."""
+        kernels = [k for k in document["kernels"] if k["problem"] is None]
+        return [[k for k in kernels if k["program"].startswith(prefix)]
+                for prefix in ("quantize ", "check: fill", "check: reference ")]
+
+    def test_the_gemms_stay_the_same_and_the_others_have_no_problem_and_no_tile(self):
+        shapes = self.shapes(*SMALL)
+        gemms = self.warm_json(shapes, env=self.fake(), expect=OK)["kernels"]
+        document = self.warm_json(shapes, "--casts", env=self.fake(), expect=OK)
+        summary = document["summary"]
+        self.assertEqual(len(gemms), summary["hits"])
+        self.assertEqual(self.CASTS + self.CHECKS, summary["compiled"])
+        listed = document["kernels"]
+        self.assertEqual([k["key"] for k in gemms], [k["key"] for k in listed[:len(gemms)]])
+        self.assertEqual(len(listed), len({kernel["key"] for kernel in listed}))
+        self.assertEqual({frozenset(gemms[0])}, {frozenset(kernel) for kernel in listed})
+        for kernel in listed[len(gemms):]:
+            self.assertEqual((None, None), (kernel["problem"], kernel["tile"]), kernel)
+        casts, fills, (reference,) = self.kinds(document)
+        self.assertEqual((self.CASTS, 1), (len(casts), len(fills)))
+        self.assertEqual([[]] * (self.CASTS + 1), [kernel["uses"] for kernel in casts + fills])
+        self.assertEqual(["q_proj", "o_proj"], [use["name"] for use in reference["uses"]])
+        again = self.warm_json(shapes, "--casts", env=self.fake(KILN_NO_COMPILE="1"), expect=OK)
+        self.assertEqual(len(listed), again["summary"]["hits"])
+
+    def test_the_shards_cover_them_too(self):
+        shapes = self.shapes(*SMALL)
+        whole = self.warm_json(shapes, "--casts", env=self.fake(), expect=OK)["kernels"]
+        seen = collections.Counter()
+        for index in (1, 2, 3):
+            part = self.warm_json(shapes, "--casts", "--shard", f"{index}/3", env=self.fake(),
+                                  expect=OK, cache=self.dir / "parts")
+            seen.update(kernel["key"] for kernel in part["kernels"])
+            self.assertTrue(any(kernel["problem"] is None for kernel in part["kernels"]))
+        self.assertEqual({kernel["key"]: 1 for kernel in whole}, dict(seen))
+
+    def test_plain_lines_have_a_dash_for_what_they_lack(self):
+        out = self.warm(self.shapes(*SMALL), "--casts", env=self.fake(), expect=OK).out
+        rows = re.findall(r"(?m)^(?:quantize|check:) .* - +- +- +- +168 .* ms  compiled$", out)
+        self.assertEqual(self.CASTS + self.CHECKS, len(rows), out)
+
+    def test_one_that_fails_is_named_and_costs_no_other(self):
+        shapes = self.shapes(*SMALL)
+        result = self.warm(shapes, "--casts", "--json", expect=FAILURE,
+                           env=self.fake(FAKE_NVRTC_FAIL="kiln_quantize_f32_e5m2_1x128_m.cu"))
+        failed, = (kernel for kernel in result.json["kernels"] if kernel["result"] == "failed")
+        self.assertEqual("quantize f32 -> e5m2 1x128 scales=m", failed["program"])
+        self.assertIn("kiln warm: quantize f32 -> e5m2 1x128 scales=m: ", result.err)
+        healed = self.warm_json(shapes, "--casts", env=self.fake(), expect=OK)
+        self.assertEqual(1, healed["summary"]["compiled"])
+
+    def test_they_are_verified_like_gemms(self):
+        shapes = self.shapes(*SMALL)
+        self.warm(shapes, "--casts", env=self.fake(), expect=OK)
+        for victim, program in (("kiln_check_fill", "check: fill"),
+                                ("kiln_quantize_f32_e4m3_128x128_row.cu",
+                                 "quantize f32 -> e4m3 128x128 scales=row")):
+            document = self.warm_json(shapes, "--casts", expect=FAILURE,
+                                      env=self.fake(KILN_VERIFY="1", FAKE_NVRTC_OTHER=victim))
+            differs, = (k for k in document["kernels"] if k["result"] == "failed")
+            self.assertEqual(program, differs["program"])
+            self.assertIn("not what its key compiles to", differs["error"])
+            self.warm(shapes, "--casts", env=self.fake(KILN_VERIFY="1"), expect=FAILURE)
+
+
 class WhatGoesWrong(WarmCase):
 
     def broken(self, how, *words, code=FAILURE, env=None, **variables):
