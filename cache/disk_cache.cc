@@ -23,20 +23,9 @@
 // Removal by others at any moment is fine everywhere: readers hold the file open, publishers make
 // missing directories again, and when the root itself was removed it is made again.
 //
+// What is removed, and when: evictor.cc.
+//
 // Locks only save work: every rule above holds without them.
-//
-// Eviction runs after a publish, when this process has published 1/512 of a limit since it last did,
-// and after its first publish when nobody did within a minute (the time stamp of lock/evict). It
-// looks at the whole directory and, when that holds more than 7/8 of a limit, removes down to 7/10.
-// A lookup only refreshes the time stamp of its entry, at most once an hour, so that removal by age
-// removes the unused.
-//
-// Hence W writers at once, W <= 64, leave at most limit + W x (largest entry), not counting entries
-// younger than a minute, which stay. For let s be the last look to begin among those that ended. What
-// was there when it began it has seen, and has left at most 7/8 of the limit. What was not there
-// each writer has published after its own last look, since that did not begin later: at most 1/512
-// of the limit and one entry. 7/8 + 64/512 = 1. (A writer that has not looked yet is one of those
-// that began within a minute of s.)
 #include "cache/disk_cache.h"
 
 #include <fcntl.h>
@@ -46,13 +35,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <chrono>
-#include <limits>
 #include <mutex>
 #include <set>
 #include <stdexcept>
 
 #include "cache/eviction.h"
+#include "cache/evictor.h"
 #include "cache/files.h"
 #include "cache/left_out.h"
 #include "cache/locks.h"
@@ -66,16 +54,7 @@ namespace {
 
 constexpr std::size_t kMaxQuarantined = 8;
 constexpr std::int64_t kTouchAfterNs = std::int64_t{3600} * 1'000'000'000;
-constexpr std::int64_t kMinuteNs = std::int64_t{60} * 1'000'000'000;
-// The three numbers of the bound above.
-constexpr std::uint64_t kLookShare = 512;
-constexpr std::uint64_t kSlackShare = 8;
-constexpr std::uint64_t kMostWriters = 64;
-static_assert(kMostWriters * kSlackShare <= kLookShare,
-              "what so many writers publish between two looks fits into the slack");
-constexpr std::uint32_t kEvictionLockWaitMs = 200;
-constexpr std::uint32_t kPruneLockWaitMs = 1000;
-constexpr std::uint32_t kMaxSm = 0xffff;             // what the entry's header can hold
+constexpr std::uint32_t kMaxSm = 0xffff;  // what the entry's header can hold
 
 struct Counters {
   std::atomic<std::uint64_t> hits{0}, directory_hits{0};
@@ -116,9 +95,6 @@ struct DiskCache::Impl {
   bool quarantine(const Root& root, const Digest& key, const Identity* expected);
   bool publish(const Entry& entry);
   bool refuse_to_publish(const std::string& why);
-  void evict_when_due(const Root& root, std::uint64_t bytes);
-  bool is_neglected(const Root& root);
-  void evict(const Root& root);
 
   bool is_distrusted(const Digest& key) const;
   bool distrust(const Digest& key);  // true when it was not yet
@@ -138,14 +114,12 @@ struct DiskCache::Impl {
   };
   std::vector<Layer> layers;
   Counters counters;
+  Evictor evictor{options.max_bytes, options.max_entries};
   std::atomic<bool> warned_directory{false};
   std::atomic<bool> warned_publish{false};
   std::atomic<bool> warned_read{false};
-  std::atomic<std::uint64_t> bytes_since_eviction{0};
-  std::atomic<std::uint64_t> entries_since_eviction{0};
-  std::atomic<bool> published_before{false};
 
-  mutable std::mutex mutex;  // guards what follows; never held during a system call
+  mutable std::mutex mutex;          // guards what follows; never held during a system call
   std::shared_ptr<const Root> root;  // null when there is no usable directory
   DirectoryState state = DirectoryState::kDisabled;
   std::string message =
@@ -302,7 +276,7 @@ bool DiskCache::Impl::publish(const Entry& entry) {
   switch (result.publication) {
     case Publication::kStored:
       ++counters.published;
-      evict_when_due(*directory, bytes.size());
+      counters.evicted += evictor.after_publish(*directory, bytes.size());
       return true;
     case Publication::kExisted:
       ++counters.publish_lost_race;
@@ -312,45 +286,6 @@ bool DiskCache::Impl::publish(const Entry& entry) {
   }
   return refuse_to_publish(std::string(result.step) + ": " + error_text(result.error) +
                            ": free space or name another directory");
-}
-
-// Whether nobody has looked at the directory's size for a minute.
-bool DiskCache::Impl::is_neglected(const Root& where) {
-  struct stat status;
-  if (files.fstatat(where.at(), kEvictionLock, &status, AT_SYMLINK_NOFOLLOW) != 0) return true;
-  const std::int64_t age = now_ns() - modified_ns(status);
-  return age > kMinuteNs || age < -kMinuteNs;
-}
-
-void DiskCache::Impl::evict_when_due(const Root& where, std::uint64_t bytes) {
-  const std::uint64_t new_bytes = bytes_since_eviction += bytes;
-  const std::uint64_t new_entries = ++entries_since_eviction;
-  const bool grown = new_bytes > options.max_bytes / kLookShare ||
-                     new_entries > options.max_entries / kLookShare;
-  const bool first = !published_before.exchange(true);
-  if (grown || (first && is_neglected(where))) evict(where);
-}
-
-// Someone else who is at it may have begun before our last publish, so this one does not leave the
-// work to him; two at once remove nothing that one would not.
-void DiskCache::Impl::evict(const Root& where) {
-  const LockResult lock = acquire_lock(where, kEvictionLock, kEvictionLockWaitMs);
-  files.utimensat(where.at(), kEvictionLock, nullptr, AT_SYMLINK_NOFOLLOW);
-  bytes_since_eviction = 0;
-  entries_since_eviction = 0;
-
-  std::uint64_t bytes = 0;
-  const std::vector<ScannedEntry> entries = scan_entries(where);
-  for (const ScannedEntry& entry : entries) {
-    bytes += static_cast<std::uint64_t>(entry.identity.bytes);
-  }
-  const auto most = [](std::uint64_t limit) { return limit - limit / kSlackShare; };
-  const auto left = [&](std::uint64_t limit) { return most(limit) - most(limit) / 5; };
-  if (bytes > most(options.max_bytes) || entries.size() > most(options.max_entries)) {
-    counters.evicted +=
-        remove_oldest(where, left(options.max_bytes), left(options.max_entries)).removed_entries;
-  }
-  sweep_leftovers(where, false);
 }
 
 DiskCache::DiskCache(Options options) : DiskCache(std::move(options), real_files()) {}
@@ -405,9 +340,8 @@ std::vector<std::string> DiskCache::recorded_toolchains() const {
   };
   for (const auto& layer : impl_->layers) add(*layer.root);
   if (const auto root = impl_->current_root()) add(*root);
-  std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
-    return a.modified_ns > b.modified_ns;
-  });
+  std::stable_sort(all.begin(), all.end(),
+                   [](const auto& a, const auto& b) { return a.modified_ns > b.modified_ns; });
   std::vector<std::string> texts;
   for (RecordedToolchain& toolchain : all) {
     if (std::find(texts.begin(), texts.end(), toolchain.text) == texts.end()) {
@@ -476,31 +410,12 @@ std::vector<ListedEntry> DiskCache::list() const {
   return listed;
 }
 
-DiskCache::PruneResult DiskCache::prune(std::uint64_t max_bytes, bool everything) {
+PruneResult DiskCache::prune(std::uint64_t max_bytes, bool everything) {
   const auto root = impl_->current_root();
   if (!root || !root->writable) return {};
-  // Two at once would only do the same work twice, so this one goes on without the lock as well.
-  const LockResult lock = acquire_lock(*root, kEvictionLock, kPruneLockWaitMs);
-  PruneResult result;
-  if (everything) {
-    result = remove_everything(*root);
-  } else {
-    result = remove_oldest(*root, max_bytes, std::numeric_limits<std::uint64_t>::max());
-    result.removed_other = sweep_leftovers(*root, false);
-  }
+  const PruneResult result = prune_root(*root, max_bytes, everything);
   impl_->counters.evicted += result.removed_entries;
   return result;
-}
-
-std::string_view name(DirectoryState state) {
-  switch (state) {
-    case DirectoryState::kUsable: return "usable";
-    case DirectoryState::kDisabled: return "disabled";
-    case DirectoryState::kReadOnly: return "read-only";
-    case DirectoryState::kUntrusted: return "untrusted";
-    case DirectoryState::kUnusable: return "unusable";
-  }
-  return "unknown";
 }
 
 }  // namespace kiln::cache

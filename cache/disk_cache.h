@@ -2,8 +2,8 @@
 //
 // Contract: a hit returns exactly the bytes that were published under that key, anything else is a
 // miss; no cache fault ever makes a call fail (one warning, a counter, a miss). No function here
-// throws, except std::bad_alloc. Thread-safe. Layout, publish, lookup, permission and eviction
-// rules: disk_cache.cc and README "The cache".
+// throws, except std::bad_alloc. Thread-safe. Layout, publish and lookup: disk_cache.cc;
+// permissions: trust.h; what is removed, and when: evictor.cc. README "The cache" has the rules.
 #pragma once
 
 #include <array>
@@ -18,33 +18,21 @@
 
 #include "cache/digest.h"
 #include "cache/entry.h"
+#include "cache/types.h"
 
 namespace kiln::cache {
 
 struct Files;  // the system calls, cache/files.h
 
 struct Options {
-  std::string directory;             // writable root; empty: memory only
-  std::vector<std::string> layers;   // read-only roots, searched first, in order
+  std::string directory;            // writable root; empty: memory only
+  std::vector<std::string> layers;  // read-only roots, searched first, in order
   std::uint64_t max_bytes = std::uint64_t{2} << 30;
   std::uint64_t max_entries = 100'000;
   bool fsync = true;
-  bool read_only = false;            // look up only, never publish, touch or evict
+  bool read_only = false;                        // look up only, never publish, touch or evict
   std::function<void(const std::string&)> warn;  // called without locks held; may be empty
 };
-
-// The usable default: $XDG_CACHE_HOME/kiln or ~/.cache/kiln; empty when there is no usable home or
-// the process runs with elevated rights (AT_SECURE). Never a shared directory such as /tmp.
-std::string default_directory();
-
-enum class DirectoryState : std::uint8_t {
-  kUsable,
-  kDisabled,    // no directory was given
-  kReadOnly,    // lookups work, publishing does not
-  kUntrusted,   // refused: owner, mode, symbolic link or an ancestor writable by others
-  kUnusable,    // cannot be created or opened
-};
-std::string_view name(DirectoryState state);
 
 inline constexpr std::size_t kCountedLayers = 8;
 
@@ -57,21 +45,6 @@ struct Stats {
   std::uint64_t miss_key = 0, miss_toolchain = 0, miss_untrusted = 0, miss_io = 0;
   std::uint64_t published = 0, publish_lost_race = 0, publish_failed = 0;
   std::uint64_t quarantined = 0, evicted = 0, lock_waits = 0, lock_timeouts = 0;
-};
-
-// Held while one process compiles a key; an optimisation only, never needed for correctness.
-class KeyLock {
- public:
-  KeyLock() = default;
-  explicit KeyLock(int fd, const Files* files = nullptr) : fd_(fd), files_(files) {}
-  KeyLock(KeyLock&& other) noexcept;
-  KeyLock& operator=(KeyLock&& other) noexcept;
-  ~KeyLock();
-  bool held() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-  const Files* files_ = nullptr;
 };
 
 struct ListedEntry {
@@ -124,10 +97,6 @@ class DiskCache {
   // Maintenance, for the CLI. Sorted by path.
   std::vector<ListedEntry> list() const;
 
-  struct PruneResult {
-    std::uint64_t removed_entries = 0, removed_bytes = 0, kept_entries = 0, kept_bytes = 0;
-    std::uint64_t removed_other = 0;  // stale temporary and quarantined files
-  };
   // Oldest first until at most max_bytes are left; entries younger than 60 s always stay. With
   // everything = true: all entries of any age and format version go.
   PruneResult prune(std::uint64_t max_bytes, bool everything = false);

@@ -49,8 +49,7 @@ bool is_other_version(const std::string& name) {
 }
 
 // A whole tree of a layout that this version does not know. Follows no symbolic link.
-void remove_tree(const Root& root, const std::string& path, int depth,
-                 DiskCache::PruneResult& result) {
+void remove_tree(const Root& root, const std::string& path, int depth, PruneResult& result) {
   if (depth > kMaxDepth) return;
   for (const std::string& name : list_names(*root.files, root.at(), path).names) {
     const std::string child = path + "/" + name;
@@ -94,8 +93,7 @@ bool remove_leftover(const Root& root, const std::string& path) {
 
 std::vector<ScannedEntry> scan_entries(const Root& root) {
   std::vector<ScannedEntry> entries;
-  for (const std::string& shard :
-       list_names(*root.files, root.at(), kVersionDirectory).names) {
+  for (const std::string& shard : list_names(*root.files, root.at(), kVersionDirectory).names) {
     if (!is_shard(shard)) continue;
     const std::string directory = std::string(kVersionDirectory) + "/" + shard;
     for (const std::string& name : list_names(*root.files, root.at(), directory).names) {
@@ -110,9 +108,8 @@ std::vector<ScannedEntry> scan_entries(const Root& root) {
   return entries;
 }
 
-DiskCache::PruneResult remove_oldest(const Root& root, std::uint64_t keep_bytes,
-                                     std::uint64_t keep_entries) {
-  DiskCache::PruneResult result;
+PruneResult remove_oldest(const Root& root, std::uint64_t keep_bytes, std::uint64_t keep_entries) {
+  PruneResult result;
   std::vector<ScannedEntry> entries = scan_entries(root);
   std::stable_sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
     return a.identity.modified_ns < b.identity.modified_ns;
@@ -151,8 +148,8 @@ std::uint64_t sweep_leftovers(const Root& root, bool all) {
   return removed;
 }
 
-DiskCache::PruneResult remove_everything(const Root& root) {
-  DiskCache::PruneResult result;
+PruneResult remove_everything(const Root& root) {
+  PruneResult result;
   for (const ScannedEntry& entry : scan_entries(root)) {
     const auto bytes = static_cast<std::uint64_t>(entry.identity.bytes);
     if (remove_file(root, entry.path)) {

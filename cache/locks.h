@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <string>
 
-#include "cache/disk_cache.h"
 #include "cache/root.h"
+#include "cache/types.h"
 
 namespace kiln::cache {
 

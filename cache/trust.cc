@@ -156,8 +156,8 @@ class Walk {
   }
 
   bool check_leaf() {
-    const bool owner = use_ == RootUse::kWritable ? status_.st_uid == user_
-                                                  : owned_by_us_or_system(status_);
+    const bool owner =
+        use_ == RootUse::kWritable ? status_.st_uid == user_ : owned_by_us_or_system(status_);
     if (!owner) {
       const bool good_layer = owned_by_us_or_system(status_);
       return refuse("it is owned by uid " + std::to_string(status_.st_uid) +
@@ -176,8 +176,7 @@ class Walk {
     const int wanted = use_ == RootUse::kWritable ? W_OK | X_OK : X_OK;
     if (files_.faccessat(here_.get(), ".", wanted, AT_EACCESS) == 0) return true;
     const int error = errno;
-    if (use_ == RootUse::kReadOnly ||
-        files_.faccessat(here_.get(), ".", X_OK, AT_EACCESS) != 0) {
+    if (use_ == RootUse::kReadOnly || files_.faccessat(here_.get(), ".", X_OK, AT_EACCESS) != 0) {
       return unusable("it cannot be entered", error);
     }
     read_only_ = true;
@@ -207,6 +206,22 @@ class Walk {
 bool FileTrust::accepts(const struct stat& status) const {
   const bool owner = status.st_uid == user || status.st_uid == 0 || status.st_uid == system;
   return S_ISREG(status.st_mode) && owner && (status.st_mode & kWritableByOthers) == 0;
+}
+
+std::string_view name(DirectoryState state) {
+  switch (state) {
+    case DirectoryState::kUsable:
+      return "usable";
+    case DirectoryState::kDisabled:
+      return "disabled";
+    case DirectoryState::kReadOnly:
+      return "read-only";
+    case DirectoryState::kUntrusted:
+      return "untrusted";
+    case DirectoryState::kUnusable:
+      return "unusable";
+  }
+  return "unknown";
 }
 
 std::string default_directory() {

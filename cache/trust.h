@@ -28,8 +28,8 @@
 
 #include <string>
 
-#include "cache/disk_cache.h"
 #include "cache/files.h"
+#include "cache/types.h"
 
 namespace kiln::cache {
 

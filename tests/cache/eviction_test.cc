@@ -68,7 +68,7 @@ TEST_CASE("an entry younger than a minute is never evicted", "[cache][eviction]"
   }
   CHECK(cache.stats().evicted == 0);
   CHECK(cache.list().size() == 20);
-  const DiskCache::PruneResult result = cache.prune(0);
+  const PruneResult result = cache.prune(0);
   CHECK(result.removed_entries == 0);
   CHECK(result.kept_entries == 20);
 }
@@ -92,7 +92,7 @@ TEST_CASE("an entry that is used between the scan and its removal stays", "[cach
     return result;
   };
   DiskCache cache(options_for(dir / "cache"), files);
-  const DiskCache::PruneResult result = cache.prune(0);
+  const PruneResult result = cache.prune(0);
   CHECK(used);
   CHECK(result.removed_entries == 0);
   CHECK(exists(file));
@@ -183,7 +183,7 @@ TEST_CASE("pruning removes the oldest down to the size asked for, and stale left
   set_age(dir / "cache/v1/tmp/old", 3700);
   set_age(dir / "cache/v1/bad/old.bad", 3700);
   const std::uint64_t keep = bytes[7] + bytes[8] + bytes[9];
-  const DiskCache::PruneResult result = cache.prune(keep);
+  const PruneResult result = cache.prune(keep);
   CHECK(result.removed_entries == 7);
   CHECK(result.kept_entries == 3);
   CHECK(result.kept_bytes == keep);
@@ -212,7 +212,7 @@ TEST_CASE("pruning everything removes entries of any age and version, and nothin
   write_text(dir / ("cache/v1/" + to_hex(entry.key).substr(0, 2) + "/mine.txt"), "not ours");
   write_text(dir / "outside.kiln", "not ours");
   REQUIRE(::symlink(dir.path().c_str(), (dir / "cache/v2").c_str()) == 0);
-  const DiskCache::PruneResult result = cache.prune(~std::uint64_t{0}, true);
+  const PruneResult result = cache.prune(~std::uint64_t{0}, true);
   CHECK(result.removed_entries == 2);
   CHECK(result.removed_other == 2);
   CHECK(result.kept_entries == 0);
