@@ -267,7 +267,7 @@ KILN_DEVICE void gemm(const Params& params) {
     if constexpr (kRedistributes) setmaxnreg_dec<kProducerRegisters>();
     if (kElects ? warp == 0 && elect_sync() : threadIdx.x == 0) produce_operands(params, w, smem);
     if (!kColumnScales && warp == 1) produce_column_scales(p, w, smem);
-    if (kScaleTerms && warp >= 1) produce_scale_terms(params, w, smem);
+    if (kScaleTerms && threadIdx.x >= 32) produce_scale_terms(params, w, smem);
     if (kSfaRowMajor && warp >= 2) produce_row_scales(p, w, smem);
     __syncwarp();
     if constexpr (kClusterK > 1) barrier_cluster_wait();
