@@ -36,6 +36,7 @@ inline constexpr ExactResult kExactResults[] = {
     {"dense 1d1d: BF16", 0xa29000a6ce67237f},
     {"dense 1d1d: accumulates", 0xcc80a370e3a0fd85},
     {"dense 1d1d: reduces", 0xcc80a370e3a0fd85},
+    {"dense 1d1d: reduces, split scales", 0xa5d22cc195ada696},
     {"dense 1d1d: no K", 0x42c41c28347a3965},
     {"dense 1d1d: cluster", 0x6cea5b88aedc0ac1},
     {"contiguous: labels", 0xecf6a97615f06f8e},
