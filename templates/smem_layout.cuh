@@ -122,25 +122,27 @@ KILN_SHARED_CODE SmemLayout smem_layout_with(const GemmShape& s, bool scale_term
   // Staging for D takes what the ring leaves, up to the warp's whole part of the tile.
   const u32 slot_bytes = warps * (kStoreRows * l.d_chunk_bytes + 8);
   const u32 stage_bytes = l.a_stage_bytes + l.b_stage_bytes + l.sfa_stage_bytes +
-                          l.sfb_stage_bytes + kSiteBytes + 16 +
-                          (scale_terms ? (s.block_m + s.block_n) * kTermBytes + 8 : 0);
+                          l.sfb_stage_bytes + kSiteBytes + 16 + (scale_terms ? 8 : 0);
+  const u32 terms_bytes =
+      scale_terms ? align_up(s.stages * (s.block_m + s.block_n) * kTermBytes, 1024) : 0;
   const u32 group_bytes = s.group_capacity == 0 ? 0 : (s.group_capacity + 1) * kGroupBytes;
   const u32 sfa_bytes = sfa_groups(s.block_m) * l.sfa_group_bytes;
-  const u32 ring_bytes = s.stages * stage_bytes + sfa_bytes + align_up(group_bytes, 16) +
-                         (s.warpgroups_k - 1) * l.partial_bytes + gather_bytes +
-                         2 * gather_barriers;
+  const u32 ring_bytes = s.stages * stage_bytes + terms_bytes + sfa_bytes +
+                         align_up(group_bytes, 16) + (s.warpgroups_k - 1) * l.partial_bytes +
+                         gather_bytes + 2 * gather_barriers;
   const u32 fitting = ring_bytes < kMaxSmemBytes ? (kMaxSmemBytes - ring_bytes) / slot_bytes : 0;
   l.d_slots = fitting < 1 ? 1 : fitting < l.d_chunks ? fitting : l.d_chunks;
 
   l.a = 0;
   l.b = l.a + s.stages * l.a_stage_bytes;
-  l.d = l.b + s.stages * l.b_stage_bytes;
+  // compute-sanitizer takes it that WGMMA reads twice the terms of a wave: not at the end, then.
+  l.sfa_terms = l.b + s.stages * l.b_stage_bytes;
+  l.sfb_terms = l.sfa_terms + s.stages * s.block_m * kTermBytes;
+  l.d = l.sfa_terms + terms_bytes;
   l.sfa = align_up(l.d + l.d_slots * warps * kStoreRows * l.d_chunk_bytes, 128);
   l.sfb = l.sfa + s.stages * l.sfa_stage_bytes;  // TMA writes both: multiples of 128 bytes
   l.sfa_rows = l.sfb + s.stages * l.sfb_stage_bytes;
-  l.sfa_terms = l.sfa_rows + sfa_bytes;
-  l.sfb_terms = l.sfa_terms + (scale_terms ? s.stages * s.block_m * kTermBytes : 0);
-  l.partials = l.sfb_terms + (scale_terms ? s.stages * s.block_n * kTermBytes : 0);
+  l.partials = l.sfa_rows + sfa_bytes;
   l.gathered = l.partials + (s.warpgroups_k - 1) * l.partial_bytes;
   l.site = l.gathered + gather_bytes;
   l.groups = l.site + s.stages * kSiteBytes;
