@@ -56,12 +56,14 @@ double combine(const std::array<double, kCount>& limits, double sharpness) {
 // less where several waves share the loads, least with 96 columns to a warpgroup and warpgroups
 // side by side; and cycles per column of a wave. From 8 tiles at 4096x7168x8576 in 4 groups on an
 // H200, met within 3 %.
-// Where the tensor cores multiply the scales (4096x4096x7168, one wave: 220.9 us; several: six
-// tiles of those groups, 0.934 to 0.963 of what they took without) the first of these costs go.
+// Where the tensor cores multiply the scales (gemm_scale_terms.cuh), several waves take 0.934 to
+// 0.963 of that (six of those tiles), and one wave of 128 columns is as good: 4096x7168x8192 432 us
+// with 128x128, 457 with 128x192, 464 with 128x112.
 double column_scale_slowdown(const Tile& t, bool scale_terms) {
-  if (waves(t) == 1) return scale_terms ? 1.36 : 1.54;
-  const double slowdown =
-      1.40 + 0.0025 * std::abs(warpgroup_n(t) - 96) + 0.04 * (t.warpgroups_m - 1);
+  constexpr double kOneWave = 1.54;
+  const std::int32_t n = warpgroup_n(t);
+  if (waves(t) == 1) return scale_terms ? std::min(kOneWave, 1.34 + 0.0056 * (128 - n)) : kOneWave;
+  const double slowdown = 1.40 + 0.0025 * std::abs(n - 96) + 0.04 * (t.warpgroups_m - 1);
   return scale_terms ? 0.957 * slowdown : slowdown;
 }
 constexpr double kColumnScaleClusterGain = 0.985;  // of sharing B, there

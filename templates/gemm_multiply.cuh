@@ -163,7 +163,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
     // live on from tile to tile and cost registers that are not there.
     if (kRowGroups && !kFirst && wave > 0 && wave >= waves) break;
-    float2 row_scales;
+    [[maybe_unused]] float2 row_scales;
     if constexpr (kScaleTerms) {
       start_products(products, c, stage, wave);
     } else {

@@ -111,8 +111,9 @@ constexpr u32 kScaleSpan =
 static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's column scales");
 
 // 1d1d: the tensor cores multiply row and column scales (gemm_scale_terms.cuh). C that is loaded
-// needs the room more: K is short then, and memory the limit. H200, M = 4096, A/B with FMUL:
-// 4096x7168 with 256x128 tiles 237.5 us, 225.8 so; 4 groups 4096x7168x8576 with 128x192 1873, 1790.
+// needs the room more: K is short then, and memory the limit. H200, multiplied by the consumers and
+// so, the best tiles of each: 4096x4096x7168 234.9 and 220.6 us, 7168x4096x2048 145.0 and 137.2, 8
+// groups 4096x7168x4272 1924 and 1871, 16 groups 4096x7168x2200 2172 and 2132.
 constexpr bool kScaleTerms = kSmem.scale_terms;
 constexpr u32 kTermWarps = 3, kTermThreads = kTermWarps * 32;
 

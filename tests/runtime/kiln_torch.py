@@ -1,6 +1,6 @@
 """The C API for scripts with PyTorch: its structs through ctypes, FP8 casts, kernel times.
 
-Nothing here is part of the library; anchor_table.py uses it.
+Nothing here is part of the library; anchor_table.py and compare_builds.py use it.
 """
 import ctypes
 import math
@@ -199,10 +199,11 @@ def difference(x, y):
 
 
 def kernel_times(launch, repeat, flush, name):
-    """Microseconds of each kernel whose name begins so, with L2 flushed before every launch."""
+    """Microseconds of each kernel whose name begins so, in order, with L2 flushed before every launch."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(repeat):
             flush.zero_()
             launch()
         torch.cuda.synchronize()
-    return [e.time_range.end - e.time_range.start for e in recorded.events() if e.name.startswith(name)]
+    kernels = sorted((e.time_range for e in recorded.events() if e.name.startswith(name)), key=lambda r: r.start)
+    return [kernel.end - kernel.start for kernel in kernels]

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Times of several builds and tiles on rows of an anchor file, in one process and in turn.
+
+    compare_builds.py ANCHORS.json LIBKILN [LIBKILN ...] --rows TEXT ... [--tiles TILE ...] [--sfa row|m]
+                      [--repeat R] [--zeros]
+
+A row takes part when its name, e.g. dense_1d1d/4096x4096x7168 or k_grouped/16x4096x7168x35200, has one
+of the TEXTs in it. Each launch of one build and tile is followed by one of the next, so that clocks and
+power are the same for all; an 8 GB memset before every launch flushes L2. Times are medians in
+microseconds; each result is compared with a float32 product first. The tile "default" is what each build
+chooses. What a tile or a lever gains is measured with this rather than with two runs one after the other,
+which differ by up to 4 %. --zeros: operands of zeros, which take less power: what is gained is what power
+costs.
+
+Needs a Hopper GPU and PyTorch. Exit code 1: a wrong result.
+"""
+import argparse
+import json
+import statistics
+
+import torch
+
+import anchor_table as anchors
+import kiln_torch as kt
+
+DEFAULT = "default"
+
+
+def name_of(row):
+    sizes = [row[key] for key in ("groups", "expected_m" if row["layout"] == "masked" else "m", "n", "k")
+             if key != "groups" or row["layout"] != "dense"]
+    return f"{anchors.layout_of(row)}/{'x'.join(map(str, sizes))}"
+
+
+class Candidate:
+    """A build with a tile."""
+
+    def __init__(self, kiln, tile, case):
+        self.kiln = kiln
+        self.plan = kiln.plan(case.describe(), None if tile == DEFAULT else kt.parse_tile(tile))
+        kiln.prepare(self.plan, case.prepare_m)
+
+    def launch(self, operands):
+        self.kiln.launch(self.plan, operands)
+
+
+def check(case, candidate, operands):
+    case.d.copy_(case.before) if case.before is not None else case.d.fill_(float("nan"))
+    candidate.launch(operands)
+    case.check()
+
+
+def medians(candidates, operands, flush, repeat):
+    def all_in_turn():
+        for index, candidate in enumerate(candidates):
+            if index > 0:
+                flush.zero_()  # before the first, kernel_times does
+            candidate.launch(operands)
+
+    times = kt.kernel_times(all_in_turn, repeat, flush, "kiln_")
+    return [statistics.median(times[index :: len(candidates)]) for index in range(len(candidates))]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("anchors")
+    parser.add_argument("libraries", nargs="+")
+    parser.add_argument("--rows", nargs="+", required=True)
+    parser.add_argument("--tiles", nargs="+", default=[DEFAULT])
+    parser.add_argument("--sfa", choices=["row", "m"], default="m", help="1d2d only: 1d1d takes m")
+    parser.add_argument("--repeat", type=int, default=12)
+    parser.add_argument("--zeros", action="store_true")
+    arguments = parser.parse_args()
+    with open(arguments.anchors) as file:
+        rows = [row for row in json.load(file)["rows"] if any(text in name_of(row) for text in arguments.rows)]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.zeros(1, device="cuda")  # makes the context current, which the engines take
+    kilns = [kt.Kiln(library) for library in arguments.libraries]
+    flush = torch.empty(8 << 30, dtype=torch.uint8, device="cuda")
+    print(torch.cuda.get_device_name(), "CUDA", torch.version.cuda)
+    for row in rows:
+        case = anchors.make_case(row, arguments.sfa, False)
+        operands = case.make(kilns[0])
+        if arguments.zeros:
+            case.a.values.zero_()
+            case.b.values.zero_()
+        candidates = [Candidate(kiln, tile, case) for tile in arguments.tiles for kiln in kilns]
+        for candidate in candidates:
+            check(case, candidate, operands)
+        times = iter(medians(candidates, operands, flush, arguments.repeat))
+        print(name_of(row))
+        for tile in arguments.tiles:
+            print(f"  {tile:32}" + "".join(f"{next(times):10.2f}" for _ in kilns), flush=True)
+        for candidate in candidates:
+            candidate.kiln.library.kiln_plan_destroy(candidate.plan)
+        del case, operands
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
