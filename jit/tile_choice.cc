@@ -83,17 +83,18 @@ Extents extents_of(const Problem& p, std::int64_t m) {
 }
 
 // Tile rows of one group. The sizes of groups differ: an average over 0.8 to 1.3 of the mean; over
-// 0.6 to 1.1 of what is expected of masked groups, where callers rather say too much. A partly
-// valid tile counts in full, as skipping its empty waves saves a quarter of its time at most.
+// 0.6 to 1.3 of what is expected of masked groups, where callers say the mean or for safety more. A
+// partly valid tile counts in full, as skipping its empty waves saves a quarter of its time at most.
+// (H200, 32 masked groups, 192 expected, 4 (N, K), six draws: 192-row tiles, which three groups of
+// eight need two of, take 8 % longer than 256 rows.)
 double tile_rows(const Problem& p, const Tile& t, double rows) {
   const double block = t.block_m * t.cluster_m;
   if (!has_row_groups(p)) return std::ceil(rows / block);
-  constexpr int kSizes = 6;
-  const double largest = p.layout == Layout::kGroupedMasked ? 1.1 : 1.3;
+  const int sizes = p.layout == Layout::kGroupedMasked ? 8 : 6;
   double sum = 0;
-  for (int i = 0; i < kSizes; ++i)
-    sum += std::ceil(std::max(1.0, std::round(rows * (largest - 0.1 * i))) / block);
-  return sum / kSizes;
+  for (int i = 0; i < sizes; ++i)
+    sum += std::ceil(std::max(1.0, std::round(rows * (1.3 - 0.1 * i))) / block);
+  return sum / sizes;
 }
 
 // Cycles that one k-block of a tile takes in steady state while `active` SMs work. `rows` of A are
@@ -123,12 +124,18 @@ double cluster_factor(const Problem& p, const Tile& t) {
   return t.cluster_m * t.cluster_n > 1 ? kClusterSlowdown : 1.0;
 }
 
-// Groups of rows cost tiles of two warpgroups more than those of three: H200, 8 groups of 4096 rows
-// and 6 of 1024, N = 4096 to 7168: 192x128 beats 256x128 by 5 %, 128x192 by 4 % and 128x128 by 7 %,
-// which are abreast when dense.
+// Groups of rows cost tiles of two warpgroups with one wave each more than others: H200, 8 groups of
+// 4096 rows and 6 of 1024, N = 4096 to 7168: 192x128 beats 128x192 by 4 % and 128x128 by 7 %, which
+// are abreast when dense.
 double row_group_factor(const Problem& p, const Tile& t) {
-  if (!has_row_groups(p) || t.warpgroups_m > 2) return 1.0;
-  return waves(t) > 1 ? 1.06 : 1.05;
+  return has_row_groups(p) && t.warpgroups_m <= 2 && waves(t) == 1 ? 1.05 : 1.0;
+}
+
+// How often B is read from memory. A group's second tile row finds little of it in L2, where there
+// are many groups; with many tile rows in a group, B is little. H200, 32 masked groups of about 205
+// rows, 6144x7168, eight draws: 128x256 takes 728 us, and 525 with both tile rows in one cluster.
+double reads_of_b(const Problem& p, const Tile& t, double rows) {
+  return has_row_groups(p) ? std::min(2.0, tile_rows(p, t, rows)) : 1.0;
 }
 
 // D, and C when that is loaded: then chunks that find no free slot wait for C, and chunks narrower
@@ -155,8 +162,9 @@ double few_rows_us(const Problem& p, const Tile& t, const Extents& e, const Mach
   constexpr double kStartUs = 2.68, kBytesPerUs = 3.76e6, kFillBytes = 109, kAllFillBytes = 8160;
   constexpr double kPromoteCycles = 3.5, kPartsCycles = 2100, kGatherCycles = 2150;
   constexpr double kGatherBytes = 10.4;
-  // A cluster lies within one GPC, and those have at least 16 SMs.
-  const std::int32_t sms = t.cluster_k >= 4 ? machine.num_sms / 16 * 16 : machine.num_sms;
+  // A cluster lies within one GPC: an H200 has room for 30 clusters of 4 and 15 of 8 on its 132 SMs
+  // (cudaOccupancyMaxActiveClusters).
+  const std::int32_t sms = t.cluster_k >= 4 ? machine.num_sms * 10 / 11 : machine.num_sms;
   const double units = std::max(1, sms / t.cluster_k);
   const double tiles = std::ceil(e.rows / t.block_m) * std::ceil(e.columns / t.block_n);
   const double rounds = std::ceil(tiles / units - 1e-9);
@@ -195,7 +203,8 @@ double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machin
       kTileCycles + store_cycles(p, t);
   const double compute_us =
       rounds * cycles / (kClockGhz * 1e3) * cluster_factor(p, t) * row_group_factor(p, t);
-  const double bytes = (all_rows + e.groups * e.columns) * k + all_rows * e.columns * out;
+  const double bytes = (all_rows + e.groups * e.columns * reads_of_b(p, t, e.rows)) * k +
+                       all_rows * e.columns * out;
   return kFixedUs + combine(std::array{compute_us, bytes / kHbmBytesPerUs}, 3.0);
 }
 

@@ -35,16 +35,17 @@ time divided by their number.
 Lt block is cuBLASLt with the problem's scaling, Lt tensor with one scale per operand: a ceiling.
 "/ Kiln" is the other's time over Kiln's: above 1 Kiln is faster. "-" is explained below the table.
 References are what the file says, and left out on another GPU than it names; where it says how
-much was computed in that time, it is scaled to the group sizes drawn here.
+much was computed in that time, it is scaled to the group sizes drawn here. A row of groups is the
+mean of --draws draws of their sizes, with the seeds S, S + 1, ...
 
 --host measures instead what the host pays, over the same rows: the first compile of a kernel, the
 same from a warm disk cache, and a launch.
 
 JSON keys: format, kiln, device, num_sms, mode, clock, repeat, seed, peak_tflops, peak_gb_per_s,
-nvml, cublaslt, references, results: a list of {name, problem, m, launch_m, launch_k, group_sizes, tile, reason,
-empty_us, flops, bytes, roofline_us, us, p10_us, p90_us, best_us, samples, tflops, gb_per_s,
-roofline_percent (all from launch_m on only when the check passed), rivals, references, gpu, check,
-error}, mean_speedups (geometric, by layout and "all"); with --host instead of results: host.
+nvml, cublaslt, references, results: a list of {name, problem, m, launch_m, launch_k, group_sizes
+(all three of the first draw), draws, total (rows or K that all groups have), tile, reason, empty_us,
+flops, bytes, roofline_us, us, p10_us, p90_us, best_us, samples, tflops, gb_per_s, roofline_percent
+(all from launch_m on only when the check passed), rivals, references, gpu, check, error}, mean_speedups (geometric, by layout and "all"); with --host instead of results: host.
 
 Exit codes: 0 all rows ran and passed; 1 a row failed; 2 usage or a bad file; 3 no usable GPU;
 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
@@ -54,6 +55,7 @@ Exit codes: 0 all rows ran and passed; 1 a row failed; 2 usage or a bad file; 3 
        {"--mode", "MODE", "state of L2: flush (default), clean or hot"},
        {"--clock", "CLOCK", "what times are taken with: auto (default), cupti or events"},
        {"--repeat", "R", "samples of each (default 30)"},
+       {"--draws", "D", "of the sizes of groups; a row is their mean (default 3)"},
        {"--host", "", "measure the host's costs instead of kernels"},
        {"--seed", "S", "of the random operands and group sizes (default 1)"},
        {"--sms", "N", "use at most so many SMs (default: all)"},
@@ -76,6 +78,7 @@ struct Request {
   std::string gpu;  // of the references
   L2Mode mode = L2Mode::kFlush;
   Clock clock = Clock::kAuto;
+  int draws = 3;
   bool cublaslt = false;
   bool host = false;
 };
@@ -115,6 +118,7 @@ Request read_request(const Args& args) {
   r.cublaslt = !compare.empty();
   r.mode = parse_l2_mode(args.text("--mode", "flush"), "--mode");
   r.options.repeat = static_cast<int>(args.integer("--repeat", 1, 100'000, r.options.repeat));
+  r.draws = static_cast<int>(args.integer("--draws", 1, 1000, r.draws));
   r.options.seed = static_cast<std::uint64_t>(args.integer("--seed", 0, INT64_MAX, 1));
   r.sizing.seed = r.options.seed;
   r.host = args.has("--host");
@@ -122,7 +126,7 @@ Request read_request(const Args& args) {
   if (r.clock == Clock::kCupti && r.mode == L2Mode::kHot)
     throw Error(Status::kInvalidArgument,
                 "--clock cupti does not go with --mode hot, whose launches overlap: leave it out");
-  for (const char* flag : {"--compare", "--mode", "--repeat", "--clock"})
+  for (const char* flag : {"--compare", "--mode", "--repeat", "--draws", "--clock"})
     args.exclude("--host", flag, "it times no kernels");
   ShapesFile shapes = load_shapes(args.required_text("--shapes"));
   r.gpu = shapes.gpu;
@@ -169,7 +173,8 @@ class Session {
   nlohmann::ordered_json document() const;
 
  private:
-  BenchRow measure(const BenchCase& c, const std::vector<ReferenceTime>& references);
+  BenchRow measure(BenchCase c, const std::vector<ReferenceTime>& references);
+  BenchRow measure_draw(const BenchCase& c, const std::vector<ReferenceTime>& references);
   void measure_checked(const PreparedCase& prepared, const BenchPlan& plan, BenchRow& row);
   Stopwatch& stopwatch(const Launch& trial);
   void print_head() const;
@@ -222,7 +227,7 @@ void Session::measure_checked(const PreparedCase& prepared, const BenchPlan& pla
   }
 }
 
-BenchRow Session::measure(const BenchCase& c, const std::vector<ReferenceTime>& references) {
+BenchRow Session::measure_draw(const BenchCase& c, const std::vector<ReferenceTime>& references) {
   BenchRow row;
   row.asked = c;
   row.references = references;
@@ -230,6 +235,7 @@ BenchRow Session::measure(const BenchCase& c, const std::vector<ReferenceTime>& 
     const std::unique_ptr<PreparedCase> prepared = bench_.prepare(c);
     const BenchPlan plan = prepared->plan(c.tile);
     row.workload = prepared->workload();
+    row.total = static_cast<double>(computed_total(row.workload));
     row.plan = plan.description;
     row.flops = prepared->flops();
     row.bytes = prepared->bytes();
@@ -240,6 +246,16 @@ BenchRow Session::measure(const BenchCase& c, const std::vector<ReferenceTime>& 
     row.status = error.status();
     row.error = error.what();
     row.timing.reset();
+  }
+  return row;
+}
+
+BenchRow Session::measure(BenchCase c, const std::vector<ReferenceTime>& references) {
+  BenchRow row = measure_draw(c, references);
+  const int draws = jit::is_grouped(c.problem) ? request_.draws : 1;
+  for (int i = 1; i < draws && row.passed(); ++i) {
+    ++c.sizing.seed;
+    row.add_draw(measure_draw(c, references));
   }
   return row;
 }

@@ -23,23 +23,6 @@ double roofline_percent(const BenchRow& row) {
 // A sample that the empty interval swallows whole has no rate.
 bool has_time(const std::optional<Timing>& timing) { return timing && timing->median_us > 0; }
 
-std::int64_t computed_total(const BenchRow& row) {
-  switch (row.workload.problem.layout) {
-    case jit::Layout::kDense:
-      return 0;
-    case jit::Layout::kGroupedContiguous:
-      return row.workload.m;
-    case jit::Layout::kGroupedK:
-      return row.workload.k;
-    case jit::Layout::kGroupedMasked: {
-      std::int64_t rows = 0;
-      for (const Range& group : row.workload.groups) rows += group.size();
-      return rows;
-    }
-  }
-  return 0;
-}
-
 nlohmann::ordered_json timing_json(const Timing& timing) {
   return {{"us", timing.median_us},
           {"p10_us", timing.p10_us},
@@ -146,10 +129,55 @@ std::vector<std::string> problem_cells(const std::string& name, const jit::Probl
 
 }  // namespace
 
+std::int64_t computed_total(const Workload& w) {
+  switch (w.problem.layout) {
+    case jit::Layout::kDense:
+      return 0;
+    case jit::Layout::kGroupedContiguous:
+      return w.m;
+    case jit::Layout::kGroupedK:
+      return w.k;
+    case jit::Layout::kGroupedMasked: {
+      std::int64_t rows = 0;
+      for (const Range& group : w.groups) rows += group.size();
+      return rows;
+    }
+  }
+  return 0;
+}
+
+void BenchRow::add_draw(const BenchRow& draw) {
+  if (!draw.passed() || !draw.timing || !timing) {
+    *this = draw;
+    return;
+  }
+  ++draws;
+  const auto add = [this](double& mean, double value) { mean += (value - mean) / draws; };
+  const auto add_timing = [&](Timing& mean, const Timing& other) {
+    add(mean.median_us, other.median_us);
+    add(mean.p10_us, other.p10_us);
+    add(mean.p90_us, other.p90_us);
+    add(mean.best_us, other.best_us);
+    mean.samples += other.samples;
+  };
+  add_timing(*timing, *draw.timing);
+  for (std::size_t i = 0; i < rivals.size(); ++i) {
+    if (rivals[i].timing && draw.rivals[i].timing) {
+      add_timing(*rivals[i].timing, *draw.rivals[i].timing);
+    } else {
+      rivals[i] = draw.rivals[i];
+    }
+  }
+  for (double BenchRow::*mean : {&BenchRow::empty_us, &BenchRow::flops, &BenchRow::bytes,
+                                 &BenchRow::roofline_us, &BenchRow::total})
+    add(this->*mean, draw.*mean);
+  if (check->difference < draw.check->difference) check = draw.check;
+  after = draw.after;
+}
+
 double work_ratio(const BenchRow& row, const ReferenceTime& reference) {
-  const std::int64_t total = computed_total(row);
-  if (reference.total == 0 || total == 0) return 1;
-  return static_cast<double>(total) / static_cast<double>(reference.total);
+  if (reference.total == 0 || row.total == 0) return 1;
+  return row.total / static_cast<double>(reference.total);
 }
 
 std::optional<double> speedup(const BenchRow& row, const Rival& rival) {
@@ -171,6 +199,8 @@ nlohmann::ordered_json to_json(const BenchRow& row) {
     out.update({{"launch_m", row.workload.m},
                 {"launch_k", row.workload.k},
                 {"group_sizes", sizes},
+                {"draws", row.draws},
+                {"total", row.total},
                 {"tile", jit::describe(from_c(row.plan.full_tile))},
                 {"reason", row.plan.reason},
                 {"empty_us", row.empty_us},

@@ -27,7 +27,7 @@ struct BenchRow {
   std::vector<ReferenceTime> references;
   Status status = Status::kOk;
   std::string error;  // not empty: the rest is as far as it came
-  Workload workload;
+  Workload workload;  // of the first draw of the groups' sizes
   kiln_plan_description plan = KILN_PLAN_DESCRIPTION_INIT;
   std::optional<CheckResult> check;
   std::optional<Timing> timing;  // only of a result that passed the check
@@ -35,10 +35,18 @@ struct BenchRow {
   double flops = 0, bytes = 0, roofline_us = 0;
   std::vector<Rival> rivals;
   GpuState before, after;
+  // Draws of the groups' sizes that times, flops, bytes and total are the mean of.
+  int draws = 1;
+  double total = 0;  // computed rows of all groups, grouped_k: K; dense: 0
+
+  // Takes the same case with other sizes in. Once a draw fails, the row is that draw.
+  void add_draw(const BenchRow& draw);
 
   bool passed() const { return error.empty() && check && check->passed; }
 };
 
+// What a reference's "total" counts.
+std::int64_t computed_total(const Workload& workload);
 // What was computed here over what was computed in the reference's time: 1 where that is not said.
 double work_ratio(const BenchRow& row, const ReferenceTime& reference);
 // How much slower the other is: its time over Kiln's; empty when either is missing.

@@ -13,7 +13,7 @@ DOCUMENT_KEYS = {
 }
 UNTIMED_KEYS = {"name", "problem", "m", "rivals", "references", "gpu", "check", "error"}
 TIMED_KEYS = UNTIMED_KEYS | {
-    "launch_m", "launch_k", "group_sizes", "tile", "reason", "empty_us", "flops", "bytes",
+    "launch_m", "launch_k", "group_sizes", "draws", "total", "tile", "reason", "empty_us", "flops", "bytes",
     "roofline_us", "us", "p10_us", "p90_us", "best_us", "samples", "tflops", "gb_per_s",
     "roofline_percent"
 }
@@ -167,15 +167,29 @@ class OverTheFakeDriver(FakeCase):
         self.assertTrue([p for p in self.compiled_programs() if "32768" in p],
                         self.compiled_programs())
 
-    def test_a_reference_of_other_groups_is_scaled_to_those_drawn(self):
+    def groups(self, *words):
         _, document = self.bench({
             "name": "g", "n": 256, "k": 256, "m": [100], "layout": "grouped_masked", "groups": 6,
             "references": [{"by": "peer", "us": 100, "total": 1000}]
-        })
+        }, words=words)
         row, = document["results"]
+        return row
+
+    def test_a_reference_of_other_groups_is_scaled_to_those_drawn(self):
+        row = self.groups("--draws", "1")
         reference, = row["references"]
-        self.assertAlmostEqual(100 * sum(row["group_sizes"]) / 1000, reference["scaled_us"])
+        self.assertEqual((1, sum(row["group_sizes"])), (row["draws"], row["total"]))
+        self.assertAlmostEqual(100 * row["total"] / 1000, reference["scaled_us"])
         self.assertAlmostEqual(reference["scaled_us"] / row["us"], reference["speedup"])
+
+    def test_a_row_of_groups_is_the_mean_of_draws_with_the_next_seeds(self):
+        draws = [self.groups("--draws", "1", "--seed", str(seed)) for seed in (5, 6, 7)]
+        row = self.groups("--seed", "5")
+        self.assertEqual((3, draws[0]["group_sizes"]), (row["draws"], row["group_sizes"]))
+        self.assertEqual(sum(draw["samples"] for draw in draws), row["samples"])
+        for key in ("total", "flops", "bytes", "us"):
+            self.assertAlmostEqual(sum(draw[key] for draw in draws) / 3, row[key])
+        self.assertNotEqual(draws[0]["total"], draws[1]["total"])
 
     def test_cublaslt_that_cannot_be_used_is_a_dash_with_a_reason(self):
         done, document = self.bench({"name": "a", "n": 256, "k": 256, "m": [64]},

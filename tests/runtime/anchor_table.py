@@ -232,6 +232,14 @@ class KGrouped(Case):
 MASKED_DRAWS = 8  # one draw may be 5 % off the mean
 
 
+def each_draw(case, kiln, draws=MASKED_DRAWS):
+    """The case's operands; of masked groups one after the other for each draw of their sizes."""
+    yield case.make(kiln)
+    for seed in range(1, draws if isinstance(case, Masked) else 1):
+        case.d.fill_(float("nan"))
+        yield case.redraw(draw(len(case.rows), case.row["expected_m"], seed))
+
+
 class Bench:
     def __init__(self, kiln, repeat, tile):
         self.kiln, self.repeat, self.tile = kiln, repeat, tile
@@ -247,12 +255,8 @@ class Bench:
 
     def time(self, case):
         """Median microseconds; frees the operands."""
-        operands, plan = case.make(self.kiln), self.plans[case]
-        times = []
-        for index in range(MASKED_DRAWS if isinstance(case, Masked) else 1):
-            if index > 0:
-                case.d.fill_(float("nan"))
-                operands = case.redraw(draw(len(case.rows), case.row["expected_m"], index))
+        plan, times = self.plans[case], []
+        for operands in each_draw(case, self.kiln):
             self.kiln.launch(plan, operands)
             case.check()
             samples = kt.kernel_times(lambda: self.kiln.launch(plan, operands), self.repeat, self.flush, "kiln_")
@@ -280,10 +284,14 @@ def title(layout, sfas):
             + "".join(f" | sfa={s:3}   us peer/us limit/us" for s in sfas))
 
 
+def rows_of(row):
+    """M, or the mean of masked groups."""
+    return row["expected_m"] if row["layout"] == "masked" else row["m"]
+
+
 def name_of(row):
     groups = "" if row["layout"] == "dense" else f"{row['groups']:6}"
-    rows = row["expected_m"] if row["layout"] == "masked" else row["m"]
-    return f"{groups}{rows:{5 if groups == '' else 6}} {row['n']:6} {row['k']:6}"
+    return f"{groups}{rows_of(row):{5 if groups == '' else 6}} {row['n']:6} {row['k']:6}"
 
 
 def mean_text(values):
@@ -366,9 +374,7 @@ def main():
     arguments = parser.parse_args()
     with open(arguments.anchors) as file:
         anchors = json.load(file)["rows"]
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.cuda.init()
-    torch.zeros(1, device="cuda")  # makes the context current, which the engine takes
+    kt.open_device()
     bench = Bench(kt.Kiln(arguments.library), arguments.repeat, arguments.tile)
     print(torch.cuda.get_device_name(), "CUDA", torch.version.cuda)
     for layout in arguments.layouts:

@@ -2,13 +2,14 @@
 """Times of several builds and tiles on rows of an anchor file, in one process and in turn.
 
     compare_builds.py ANCHORS.json LIBKILN [LIBKILN ...] --rows TEXT ... [--tiles TILE ...] [--sfa row|m]
-                      [--repeat R] [--zeros]
+                      [--repeat R] [--draws D] [--zeros]
 
 A row takes part when its name, e.g. dense_1d1d/4096x4096x7168 or k_grouped/16x4096x7168x35200, has one
 of the TEXTs in it. Each launch of one build and tile is followed by one of the next, so that clocks and
 power are the same for all; an 8 GB memset before every launch flushes L2. Times are medians in
 microseconds; each result is compared with a float32 product first. The tile "default" is what each build
-chooses. What a tile or a lever gains is measured with this rather than with two runs one after the other,
+chooses. Masked rows: the mean of D draws of their groups' sizes (default 1), as anchor_table.py draws
+them. What a tile or a lever gains is measured with this rather than with two runs one after the other,
 which differ by up to 4 %. --zeros: operands of zeros, which take less power: what is gained is what power
 costs.
 
@@ -27,8 +28,8 @@ DEFAULT = "default"
 
 
 def name_of(row):
-    sizes = [row[key] for key in ("groups", "expected_m" if row["layout"] == "masked" else "m", "n", "k")
-             if key != "groups" or row["layout"] != "dense"]
+    groups = [] if row["layout"] == "dense" else [row["groups"]]
+    sizes = [*groups, anchors.rows_of(row), row["n"], row["k"]]
     return f"{anchors.layout_of(row)}/{'x'.join(map(str, sizes))}"
 
 
@@ -69,31 +70,33 @@ def main():
     parser.add_argument("--tiles", nargs="+", default=[DEFAULT])
     parser.add_argument("--sfa", choices=["row", "m"], default="m", help="1d2d only: 1d1d takes m")
     parser.add_argument("--repeat", type=int, default=12)
+    parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--zeros", action="store_true")
     arguments = parser.parse_args()
     with open(arguments.anchors) as file:
         rows = [row for row in json.load(file)["rows"] if any(text in name_of(row) for text in arguments.rows)]
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.zeros(1, device="cuda")  # makes the context current, which the engines take
+    kt.open_device()
     kilns = [kt.Kiln(library) for library in arguments.libraries]
     flush = torch.empty(8 << 30, dtype=torch.uint8, device="cuda")
     print(torch.cuda.get_device_name(), "CUDA", torch.version.cuda)
     for row in rows:
         case = anchors.make_case(row, arguments.sfa, False)
-        operands = case.make(kilns[0])
-        if arguments.zeros:
-            case.a.values.zero_()
-            case.b.values.zero_()
         candidates = [Candidate(kiln, tile, case) for tile in arguments.tiles for kiln in kilns]
-        for candidate in candidates:
-            check(case, candidate, operands)
-        times = iter(medians(candidates, operands, flush, arguments.repeat))
+        draws = []
+        for operands in anchors.each_draw(case, kilns[0], arguments.draws):
+            if arguments.zeros:
+                case.a.values.zero_()
+                case.b.values.zero_()
+            for candidate in candidates:
+                check(case, candidate, operands)
+            draws.append(medians(candidates, operands, flush, arguments.repeat))
+        times = map(statistics.mean, zip(*draws))
         print(name_of(row))
         for tile in arguments.tiles:
             print(f"  {tile:32}" + "".join(f"{next(times):10.2f}" for _ in kilns), flush=True)
         for candidate in candidates:
             candidate.kiln.library.kiln_plan_destroy(candidate.plan)
-        del case, operands
+        del case, operands, candidates
         torch.cuda.empty_cache()
 
 

@@ -18,6 +18,12 @@ GROUPS_NONE, LABELS, ENDS, ROWS, PACKED = range(5)
 PER_ROW, PER_SQUARE = 0, 1  # 1x128, 128x128
 
 
+def open_device():
+    """Makes the device's context current, which engines take, and float32 products exact enough to check with."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.zeros(1, device="cuda")
+
+
 class Struct(ctypes.Structure):
     """A versioned struct of the API: zeros but for what is given by name."""
 
