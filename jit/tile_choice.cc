@@ -84,9 +84,9 @@ Extents extents_of(const Problem& p, std::int64_t m) {
 
 // Tile rows of one group. The sizes of groups differ: an average over 0.8 to 1.3 of the mean; over
 // 0.6 to 1.3 of what is expected of masked groups, where callers say the mean or for safety more. A
-// partly valid tile counts in full, as skipping its empty waves saves a quarter of its time at most.
-// (H200, 32 masked groups, 192 expected, 4 (N, K), six draws: 192-row tiles, which three groups of
-// eight need two of, take 8 % longer than 256 rows.)
+// partly valid tile counts in full, as skipping its empty waves saves a quarter of its time at
+// most. (H200, 32 masked groups, 192 expected, 4 (N, K), six draws: 192-row tiles, which three
+// groups of eight need two of, take 8 % longer than 256 rows.)
 double tile_rows(const Problem& p, const Tile& t, double rows) {
   const double block = t.block_m * t.cluster_m;
   if (!has_row_groups(p)) return std::ceil(rows / block);
@@ -124,9 +124,9 @@ double cluster_factor(const Problem& p, const Tile& t) {
   return t.cluster_m * t.cluster_n > 1 ? kClusterSlowdown : 1.0;
 }
 
-// Groups of rows cost tiles of two warpgroups with one wave each more than others: H200, 8 groups of
-// 4096 rows and 6 of 1024, N = 4096 to 7168: 192x128 beats 128x192 by 4 % and 128x128 by 7 %, which
-// are abreast when dense.
+// Groups of rows cost tiles of two warpgroups with one wave each more than others: H200, 8 groups
+// of 4096 rows and 6 of 1024, N = 4096 to 7168: 192x128 beats 128x192 by 4 % and 128x128 by 7 %,
+// which are abreast when dense.
 double row_group_factor(const Problem& p, const Tile& t) {
   return has_row_groups(p) && t.warpgroups_m <= 2 && waves(t) == 1 ? 1.05 : 1.0;
 }
@@ -203,8 +203,8 @@ double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machin
       kTileCycles + store_cycles(p, t);
   const double compute_us =
       rounds * cycles / (kClockGhz * 1e3) * cluster_factor(p, t) * row_group_factor(p, t);
-  const double bytes = (all_rows + e.groups * e.columns * reads_of_b(p, t, e.rows)) * k +
-                       all_rows * e.columns * out;
+  const double bytes =
+      (all_rows + e.groups * e.columns * reads_of_b(p, t, e.rows)) * k + all_rows * e.columns * out;
   return kFixedUs + combine(std::array{compute_us, bytes / kHbmBytesPerUs}, 3.0);
 }
 

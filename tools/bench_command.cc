@@ -17,8 +17,10 @@ namespace {
 
 const Command& command() {
   static const Command command{
-      "bench", "compare kernel times with cuBLASLt, references and the roofline",
-      "--shapes FILE [--rows FILTER] [--compare cublaslt] [--mode MODE] [flags]", R"(
+      "bench",
+      "compare kernel times with cuBLASLt, references and the roofline",
+      "--shapes FILE [--rows FILTER] [--compare cublaslt] [--mode MODE] [flags]",
+      R"(
 Each row is one problem at one of its m values. Its result is checked against a plain FP32/FP64
 kernel first; a wrong one gets no time. All that is compared takes turns. us is the median, +- half
 the distance from the 10th to the 90th percentile.
@@ -279,8 +281,8 @@ void Session::print_foot() const {
     return;
   }
   const bool alone = request_.mode != L2Mode::kHot;
-  print(fmt::format("times by events{}: {}\n",
-                    alone ? ", a few us too long for short kernels" : "", timer_->reason));
+  print(fmt::format("times by events{}: {}\n", alone ? ", a few us too long for short kernels" : "",
+                    timer_->reason));
 }
 
 ExitCode Session::run() {

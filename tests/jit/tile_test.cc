@@ -229,6 +229,19 @@ TEST_CASE("masked groups of few rows get short tiles, of many rows tall ones", "
   CHECK(choose_tile(p, 4096, {}).block_m >= 128);
 }
 
+TEST_CASE("masked groups around 192 rows get tiles, or clusters, that hold nearly all of them",
+          "[tile]") {
+  Problem p = problem(6144, 7168);
+  p.layout = Layout::kGroupedMasked;
+  p.group_form = GroupForm::kRows;
+  p.groups = 32;
+  for (const std::int64_t m : {160, 192, 230}) {
+    const Tile t = choose_tile(p, m, {});
+    CHECK(t.block_m * t.cluster_m == 256);
+    CHECK(t.stages == 4);
+  }
+}
+
 TEST_CASE("small M gets short tiles, large M large ones", "[tile]") {
   const Problem p = problem(7168, 16384);
   CHECK(choose_tile(p, 1, {}).block_m == 8);
