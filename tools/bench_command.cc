@@ -17,10 +17,8 @@ namespace {
 
 const Command& command() {
   static const Command command{
-      "bench",
-      "compare kernel times with cuBLASLt, references and the roofline",
-      "--shapes FILE [--rows FILTER] [--compare cublaslt] [--mode MODE] [flags]",
-      R"(
+      "bench", "compare kernel times with cuBLASLt, references and the roofline",
+      "--shapes FILE [--rows FILTER] [--compare cublaslt] [--mode MODE] [flags]", R"(
 Each row is one problem at one of its m values. Its result is checked against a plain FP32/FP64
 kernel first; a wrong one gets no time. All that is compared takes turns. us is the median, +- half
 the distance from the 10th to the 90th percentile.
@@ -45,9 +43,10 @@ same from a warm disk cache, and a launch.
 
 JSON keys: format, kiln, device, num_sms, mode, clock, repeat, seed, peak_tflops, peak_gb_per_s,
 nvml, cublaslt, references, results: a list of {name, problem, m, launch_m, launch_k, group_sizes
-(all three of the first draw), draws, total (rows or K that all groups have), tile, reason, empty_us,
+(these three of the first draw), draws, total (rows or K of all groups), tile, reason, empty_us,
 flops, bytes, roofline_us, us, p10_us, p90_us, best_us, samples, tflops, gb_per_s, roofline_percent
-(all from launch_m on only when the check passed), rivals, references, gpu, check, error}, mean_speedups (geometric, by layout and "all"); with --host instead of results: host.
+(all from launch_m on only when the check passed), rivals, references, gpu, check, error},
+mean_speedups (geometric, by layout and "all"); with --host instead of results: host.
 
 Exit codes: 0 all rows ran and passed; 1 a row failed; 2 usage or a bad file; 3 no usable GPU;
 4 KILN_NO_COMPILE is set and a kernel is not in the cache.)",
@@ -281,8 +280,8 @@ void Session::print_foot() const {
     return;
   }
   const bool alone = request_.mode != L2Mode::kHot;
-  print(fmt::format("times by events{}: {}\n", alone ? ", a few us too long for short kernels" : "",
-                    timer_->reason));
+  print(fmt::format("times by events{}: {}\n",
+                    alone ? ", a few us too long for short kernels" : "", timer_->reason));
 }
 
 ExitCode Session::run() {

@@ -38,8 +38,10 @@ void add_interval(const TuneConfig& config, const jit::Problem& p, std::int64_t 
   for (const Candidate& c : list) kernel_us += c.estimate_us / static_cast<double>(list.size());
   const double sample =
       kReplaySeconds + rules.flush_mb * 1e6 / kFlushBytesPerSecond + kernel_us * 1e-6;
+  std::size_t most = 0;
+  for (const Candidate& c : list) most = std::max(most, most_refined(c.tile));
   const double refined =
-      2.0 * static_cast<double>(config.axes.stages.size() + config.axes.raster_group.size() - 2);
+      static_cast<double>(most * (config.axes.stages.size() + config.axes.raster_group.size() - 2));
   const double tiles = static_cast<double>(list.size()) + refined;
   // A probe and the rest, each with a replay that does not count.
   seconds.candidates += draws * tiles * (kReadySeconds + (rules.repeats + 2) * sample);

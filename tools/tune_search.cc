@@ -18,8 +18,6 @@ double median(std::vector<double> values) {
 
 namespace {
 
-constexpr std::size_t kRefined = 2;  // tiles whose other stages and raster groups are tried
-
 struct Trial {
   jit::Tile tile;
   std::vector<double> times_us;
@@ -49,7 +47,9 @@ class Screening {
 
   void refine(const TuneConfig& config) {
     std::vector<jit::Tile> tiles;
-    for (const Trial& seed : best(kRefined)) {
+    std::size_t rank = 0;
+    for (const Trial& seed : best(kRefinedForFewRows)) {
+      if (rank++ >= most_refined(seed.tile)) continue;
       for (const jit::Tile& tile : refinements(config, problem_, m_, seed.tile)) {
         if (seen_.count(tile) == 0) tiles.push_back(tile);
       }

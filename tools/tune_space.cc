@@ -121,7 +121,13 @@ std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem&
   const bool one_row =
       !jit::has_row_groups(problem) && m <= std::int64_t{tile.block_m} * tile.cluster_m;
   std::vector<jit::Tile> out;
-  for (const std::int32_t stages : config.axes.stages) {
+  std::vector<std::int32_t> counts = config.axes.stages;
+  if (jit::is_for_few_rows(tile)) {
+    const std::int32_t parts = jit::most_stages(tile, problem) / tile.warpgroups_k;
+    for (const std::int32_t eighths : {6, 4, 3})
+      counts.push_back(std::max(1, parts * eighths / 8) * tile.warpgroups_k);
+  }
+  for (const std::int32_t stages : counts) {
     if (const auto t = with_stages(tile, stages, problem)) out.push_back(*t);
   }
   for (const std::int32_t raster_group : config.axes.raster_group) {
@@ -130,6 +136,8 @@ std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem&
     out.back().raster_group = raster_group;
   }
   std::erase(out, tile);
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
 }
 

@@ -54,6 +54,36 @@ TEST_CASE("the tuner finds a tile within 1 % of the best", "[tune]") {
   CHECK(searches == 36);
 }
 
+TEST_CASE("with few rows the stages of the eight best tiles are tried", "[tune]") {
+  const std::string axes = R"("block_m": [8], "block_n": [16, 32, 64, 96], "warpgroups_m": [1],
+      "warpgroups_n": [1], "stages": [0, 4], "cluster_m": [1], "cluster_n": [1],
+      "warpgroups_k": [1, 2], "cluster_k": [1, 2], "raster_group": [1])";
+  const TuneConfig config = parse_tune_config(
+      R"({"format": 1, "machine": {"arch": "sm_90a", "num_sms": 132}, "axes": {)" + axes +
+          R"(}, "constraints": {"model_percent": 1000}, "intervals": {"upper": [8]},
+      "measuring": {"patience": 100}})",
+      "t");
+  const jit::Problem problem = dense(24576, 1536);
+  FakeGpu gpu;
+  gpu.spread = gpu.noise = 0;
+  // The sixth by its estimate is the best of all, but only with 4 stages.
+  std::vector<Candidate> order = candidates(config, problem, 1, kTarget);
+  std::erase_if(order, [](const Candidate& c) { return c.tile.stages == 4; });
+  std::stable_sort(order.begin(), order.end(), [](const Candidate& a, const Candidate& b) {
+    return a.estimate_us < b.estimate_us;
+  });
+  REQUIRE(order.size() > 8);
+  jit::Tile best = order[5].tile;
+  best.stages = 4;
+  gpu.damage = [&](const jit::Tile& tile, std::size_t, TileMeasurement& m) {
+    if (tile != best) return;
+    for (double& us : m.times_us) us /= 8;
+  };
+  const IntervalResult result = search_interval(config, problem, {1, 1, 1}, kTarget, gpu);
+  REQUIRE(result.winner);
+  CHECK(describe(result.winner->tile) == describe(best));
+}
+
 TEST_CASE("a candidate whose check fails is never chosen, whatever its time", "[tune]") {
   const TuneConfig config = parse_tune_config(config_text(), "t");
   const jit::Problem problem = dense(4096, 4096);
