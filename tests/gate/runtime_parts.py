@@ -48,7 +48,7 @@ PARTS = [
     Part("C15", "the header under compilers and standards", python("Header"), 4, 4),
     Part("C15", "layouts, values and prototypes of version 0.1", python("Layouts"), 4, 4),
     Part("C15", "a program of version 0.1 with this library", python("OldPrograms"), 2, 2, environment=API),
-    Part("C15", "the last tag's library against this one", python("AgainstTheLastTag"), 5, 120, environment=API),
+    Part("C15", "the last tag's library against this one", python("AgainstTheLastTag"), 60, 120, environment=API),
     Part("C16", "NaN, infinities, tails and padding", catch("runtime/gpu_test", "[numerics]"), 60, 120, needs=("gpu",)),
     *(sanitize("C16", tool, spec, 30, 60) for tool in ("memcheck", "initcheck", "synccheck")
       for spec in ("[numerics]", "[bits]", "[capture]")),
