@@ -2,14 +2,14 @@
 """Times of several builds and tiles on rows of an anchor file, in one process and in turn.
 
     compare_builds.py ANCHORS.json LIBKILN [LIBKILN ...] --rows TEXT ... [--tiles TILE ...] [--sfa row|m]
-                      [--repeat R] [--draws D] [--zeros]
+                      [--repeat R] [--draws D] [--group-rows R] [--sms N] [--zeros]
 
 A row takes part when its name, e.g. dense_1d1d/4096x4096x7168 or k_grouped/16x4096x7168x35200, has one
 of the TEXTs in it. Each launch of one build and tile is followed by one of the next, so that clocks and
 power are the same for all; an 8 GB memset before every launch flushes L2. Times are medians in
 microseconds; each result is compared with a float32 product first. The tile "default" is what each build
 chooses. Masked rows: the mean of D draws of their groups' sizes (default 1), as anchor_table.py draws
-them. What a tile or a lever gains is measured with this rather than with two runs one after the other,
+them; --group-rows: R rows in every one of them. --sms: launches on N SMs. What a tile or a lever gains is measured with this rather than with two runs one after the other,
 which differ by up to 4 %. --zeros: operands of zeros, which take less power: what is gained is what power
 costs.
 
@@ -71,6 +71,8 @@ def main():
     parser.add_argument("--sfa", choices=["row", "m"], default="m", help="1d2d only: 1d1d takes m")
     parser.add_argument("--repeat", type=int, default=12)
     parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--group-rows", type=int, help="of masked groups, instead of a draw")
+    parser.add_argument("--sms", type=int, default=0)
     parser.add_argument("--zeros", action="store_true")
     arguments = parser.parse_args()
     with open(arguments.anchors) as file:
@@ -81,9 +83,12 @@ def main():
     print(torch.cuda.get_device_name(), "CUDA", torch.version.cuda)
     for row in rows:
         case = anchors.make_case(row, arguments.sfa, False)
+        if arguments.group_rows and row["layout"] == "masked":
+            case.rows = [arguments.group_rows] * row["groups"]
         candidates = [Candidate(kiln, tile, case) for tile in arguments.tiles for kiln in kilns]
         draws = []
         for operands in anchors.each_draw(case, kilns[0], arguments.draws):
+            operands.num_sms = arguments.sms
             if arguments.zeros:
                 case.a.values.zero_()
                 case.b.values.zero_()
