@@ -134,8 +134,8 @@ double row_group_factor(const Problem& p, const Tile& t) {
 // How often B is read from memory. A group's second tile row finds little of it in L2, where there
 // are many groups; with many tile rows in a group, B is little. H200, 32 masked groups of about 205
 // rows, 6144x7168, eight draws: 128x256 takes 728 us, 256x128 525.
-double reads_of_b(const Problem& p, const Tile& t, double rows) {
-  return has_row_groups(p) ? std::min(2.0, tile_rows(p, t, rows)) : 1.0;
+double reads_of_b(const Problem& p, double tile_rows) {
+  return has_row_groups(p) ? std::min(2.0, tile_rows) : 1.0;
 }
 
 // D, and C when that is loaded: then chunks that find no free slot wait for C, and chunks narrower
@@ -193,8 +193,8 @@ double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machin
   const double cluster = t.cluster_m * t.cluster_n,
                out = static_cast<double>(element_bytes(p.out)) * (p.accumulate ? 2 : 1);
   const double units = std::max(1.0, std::floor(machine.num_sms / cluster));
-  const double tiles =
-      e.groups * tile_rows(p, t, e.rows) * std::ceil(e.columns / (t.block_n * t.cluster_n));
+  const double rows_of_tiles = tile_rows(p, t, e.rows);
+  const double tiles = e.groups * rows_of_tiles * std::ceil(e.columns / (t.block_n * t.cluster_n));
   const double rounds = std::ceil(tiles / units - 1e-9);
   const double all_rows = e.groups * e.rows, k = e.k_blocks * kScaleBlock;
   const double cycles =
@@ -203,8 +203,8 @@ double estimate_us(const Problem& p, const Tile& t, std::int64_t m, const Machin
       kTileCycles + store_cycles(p, t);
   const double compute_us =
       rounds * cycles / (kClockGhz * 1e3) * cluster_factor(p, t) * row_group_factor(p, t);
-  const double bytes =
-      (all_rows + e.groups * e.columns * reads_of_b(p, t, e.rows)) * k + all_rows * e.columns * out;
+  const double bytes = (all_rows + e.groups * e.columns * reads_of_b(p, rows_of_tiles)) * k +
+                       all_rows * e.columns * out;
   return kFixedUs + combine(std::array{compute_us, bytes / kHbmBytesPerUs}, 3.0);
 }
 

@@ -129,45 +129,18 @@ std::vector<std::string> problem_cells(const std::string& name, const jit::Probl
 
 }  // namespace
 
-std::int64_t computed_total(const Workload& w) {
-  switch (w.problem.layout) {
-    case jit::Layout::kDense:
-      return 0;
-    case jit::Layout::kGroupedContiguous:
-      return w.m;
-    case jit::Layout::kGroupedK:
-      return w.k;
-    case jit::Layout::kGroupedMasked: {
-      std::int64_t rows = 0;
-      for (const Range& group : w.groups) rows += group.size();
-      return rows;
-    }
-  }
-  return 0;
-}
-
 void BenchRow::add_draw(const BenchRow& draw) {
-  if (!draw.passed() || !draw.timing || !timing) {
+  if (!draw.passed()) {
     *this = draw;
     return;
   }
   ++draws;
   const auto add = [this](double& mean, double value) { mean += (value - mean) / draws; };
-  const auto add_timing = [&](Timing& mean, const Timing& other) {
-    add(mean.median_us, other.median_us);
-    add(mean.p10_us, other.p10_us);
-    add(mean.p90_us, other.p90_us);
-    add(mean.best_us, other.best_us);
-    mean.samples += other.samples;
-  };
-  add_timing(*timing, *draw.timing);
-  for (std::size_t i = 0; i < rivals.size(); ++i) {
-    if (rivals[i].timing && draw.rivals[i].timing) {
-      add_timing(*rivals[i].timing, *draw.rivals[i].timing);
-    } else {
-      rivals[i] = draw.rivals[i];
-    }
-  }
+  add(timing->median_us, draw.timing->median_us);
+  add(timing->p10_us, draw.timing->p10_us);
+  add(timing->p90_us, draw.timing->p90_us);
+  add(timing->best_us, draw.timing->best_us);
+  timing->samples += draw.timing->samples;
   for (double BenchRow::*mean : {&BenchRow::empty_us, &BenchRow::flops, &BenchRow::bytes,
                                  &BenchRow::roofline_us, &BenchRow::total})
     add(this->*mean, draw.*mean);

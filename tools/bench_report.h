@@ -37,16 +37,15 @@ struct BenchRow {
   GpuState before, after;
   // Draws of the groups' sizes that times, flops, bytes and total are the mean of.
   int draws = 1;
-  double total = 0;  // computed rows of all groups, grouped_k: K; dense: 0
+  double total = 0;  // as computed_total() counts, and a reference's
 
-  // Takes the same case with other sizes in. Once a draw fails, the row is that draw.
+  // Takes the same groups with other sizes into a row that passed. A draw that fails becomes the
+  // row. Rivals stay as they are: none of them can time groups.
   void add_draw(const BenchRow& draw);
 
   bool passed() const { return error.empty() && check && check->passed; }
 };
 
-// What a reference's "total" counts.
-std::int64_t computed_total(const Workload& workload);
 // What was computed here over what was computed in the reference's time: 1 where that is not said.
 double work_ratio(const BenchRow& row, const ReferenceTime& reference);
 // How much slower the other is: its time over Kiln's; empty when either is missing.

@@ -49,9 +49,9 @@ inline std::size_t most_refined(const jit::Tile& tile) {
   return jit::is_for_few_rows(tile) ? kRefinedForFewRows : kRefined;
 }
 
-// The same tile with every other value of stages, and with every other of raster_group; for few
-// rows also with six, four and three eighths of the stages that fit. Where the
-// order of work cannot differ, as there is one row of tiles, the latter are left out.
+// The same tile with every other value of stages (for few rows also with six, four and three
+// eighths of those that fit), and with every other of raster_group. Where the order of work cannot
+// differ, as there is one row of tiles, the latter are left out.
 std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem& problem,
                                    std::int64_t m, const jit::Tile& tile);
 

@@ -225,6 +225,23 @@ std::vector<Range> rows_of_no_group(const Workload& w) {
   return gaps;
 }
 
+std::int64_t computed_total(const Workload& w) {
+  switch (w.problem.layout) {
+    case jit::Layout::kDense:
+      return 0;
+    case jit::Layout::kGroupedContiguous:
+      return w.m;
+    case jit::Layout::kGroupedK:
+      return w.k;
+    case jit::Layout::kGroupedMasked: {
+      std::int64_t rows = 0;
+      for (const Range& group : w.groups) rows += group.size();
+      return rows;
+    }
+  }
+  return 0;
+}
+
 double flops(const Workload& w) {
   double sum = 0;
   for (const Product& p : products(w)) {

@@ -71,6 +71,10 @@ std::vector<std::int32_t> grouping(const Workload& workload);
 // Rows of D, counted through all slices, that belong to no group: ascending, none empty.
 std::vector<Range> rows_of_no_group(const Workload& workload);
 
+// Rows of all groups, as far as a kernel computes them: contiguous with padding, masked without;
+// grouped_k: K of all groups. Dense: 0.
+std::int64_t computed_total(const Workload& workload);
+
 // Of the products alone, without padding: each operand once, D once (twice when accumulating).
 double flops(const Workload& workload);
 double moved_bytes(const Workload& workload);
