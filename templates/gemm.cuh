@@ -18,10 +18,11 @@
 //   empty[s]: one arrival of each warp that reads the stage, in every CTA that shares its data. All
 //             producers of a stage wait for it with phase ^ 1, so the first round passes.
 // A consumer arrives on empty after its last WGMMA that reads the stage has completed; every scale
-// was read into registers before that. Producers and consumers visit the same tiles and k-blocks in
-// the same order, so stage and phase agree without further communication, and each wait is for
-// something that its peer does without waiting for the waiter: there is no cycle. The stage that
-// ends the work gets all its arrivals from the TMA thread.
+// was read into registers before that. Then, before it promotes the sums, it looks whether the next
+// stage is full, and waits for it afterwards only if it was not. Producers and consumers visit the
+// same tiles and k-blocks in the same order, so stage and phase agree without further
+// communication, and each wait is for something that its peer does without waiting for the waiter:
+// there is no cycle. The stage that ends the work gets all its arrivals from the TMA thread.
 //
 // Accumulation has two levels: 4 WGMMAs sum one k-block in the tensor core, then the sum is
 // multiplied by its scales (1d1d: by products of scales from a fifth) and added to FP32 registers.
@@ -94,7 +95,7 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     }
   };
   const auto next = [&] {
-    wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
+    wait_full(c, state);
     multiply_stage<false>(p, c, state, total, sums, t.column, waves);
   };
   if constexpr (kWholeRounds && kAllWaves) {
@@ -115,6 +116,8 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
   if constexpr (kWarpgroupsK > 1) {
     add_parts(c, total[0]);
     state.ring = state.next_tile(c.part);
+    state.is_full = false;
+    if constexpr (kAimsAhead) aim(c, state);
   }
   state.place = place;
   if constexpr (kClusterK > 1) {
@@ -126,11 +129,11 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
 
 // A tile without valid rows for this warpgroup: its stages are only handed back, when the whole
 // warp has seen them. (Elsewhere the WGMMAs hold a warp together.)
-KILN_DEVICE void pass_tile(const Consumer& c, Ring<kStages>& ring) {
-  for (u32 step = 0; step < kPartStages; ++step, ring.advance()) {
-    wait(c.smem + kSmem.full + ring.stage * 8, ring.phase);
+KILN_DEVICE void pass_tile(const Consumer& c, ConsumerState& state) {
+  for (u32 step = 0; step < kPartStages; ++step) {
+    wait_full(c, state);
     __syncwarp();
-    release(c, ring.stage);
+    next_stage(c, state);
   }
 }
 
@@ -145,6 +148,8 @@ KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
   c.rank = w.rank;
   c.row = consumer % kWarpgroupsM * kWaveRows;
   c.column = consumer / kWarpgroupsM * kWgN;
+  c.a = descriptor_address(smem + kSmem.a + c.row * kBlockK);
+  c.b = descriptor_address(smem + kSmem.b + c.column * kBlockK);
   c.releases =
       c.lane < kClusterSize && (c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n);
   c.store_warp = consumer * kStoreWarps + c.warp % 4;
@@ -160,15 +165,16 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   float total[kWaves][kWgN / 2], sums[kSums][kWgN / 2];
   ConsumerState state;
   state.ring.advance(c.part);
+  if constexpr (kAimsAhead) aim(c, state);
   while (true) {
-    wait(smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
+    wait_full(c, state);
     const Tile t = read_tile(smem + kSmem.site + state.ring.stage * kSiteBytes);
     if (t.steps == 0) break;
     // Waves of this warpgroup that have valid rows.
     const u32 rows = kRowGroups ? valid_rows(t.row, t.row_end) : kBlockM;
     const u32 waves = rows <= c.row ? 0 : (rows - c.row + kWaveStride - 1) / kWaveStride;
     if (kRowGroups && waves == 0) {
-      pass_tile(c, state.ring);
+      pass_tile(c, state);
     } else if (kRowGroups && waves < kWaves) {
       compute_tile<false>(p, c, state, total, sums, t, waves);
     } else {

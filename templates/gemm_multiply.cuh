@@ -9,11 +9,12 @@
 
 // ---- one k-block in the tensor cores, and its promotion ----
 
-// Matrix descriptor of a 128B-swizzled, K-major tile: 8 rows x 128 bytes per swizzle atom.
+// Matrix descriptor of a 128B-swizzled, K-major tile: 8 rows x 128 bytes per swizzle atom. Only its
+// lower word, the address, is not a constant.
 template <u32 kStrideBytes = 8 * kBlockK>  // from one 8 rows to the next
 KILN_DEVICE u64 matrix_descriptor(u32 address) {
   constexpr u64 kSwizzle128 = 1ull << 62, kStride = static_cast<u64>(kStrideBytes >> 4) << 32;
-  return kSwizzle128 | kStride | ((address & 0x3FFFF) >> 4);
+  return kSwizzle128 | kStride | address;
 }
 
 KILN_DEVICE void keep(float (&registers)[kWgN / 2]) {  // pins the accumulators against code motion
@@ -21,13 +22,22 @@ KILN_DEVICE void keep(float (&registers)[kWgN / 2]) {  // pins the accumulators 
   for (u32 i = 0; i < kWgN / 2; ++i) keep_register(registers[i]);
 }
 
+// Where the operands of a k-block's WGMMAs begin.
+constexpr u32 kMmas = kBlockK / 32;
+struct MmaOperands {
+  u32 a[kMmas], b[kMmas];
+};
+
 // Starts one wave of one k-block: 64 x kWgN x 128.
-KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], u64 a, u64 b) {
+KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], const MmaOperands& at, u32 wave) {
+  constexpr u32 kStrideA = kBlockM == 8 ? 0 : 8 * kBlockK;  // a tile of 8 rows repeats them
+  const u32 first = wave * (kWaveStride * kBlockK >> 4);
   keep(sum);
   wgmma_fence();
-  wgmma<0>(sum, a, b);
+  wgmma<0>(sum, matrix_descriptor<kStrideA>(at.a[0] + first), matrix_descriptor(at.b[0]));
 #pragma unroll
-  for (u32 k = 1; k < kBlockK / 32; ++k) wgmma<1>(sum, a + k * 2, b + k * 2);
+  for (u32 k = 1; k < kMmas; ++k)
+    wgmma<1>(sum, matrix_descriptor<kStrideA>(at.a[k] + first), matrix_descriptor(at.b[k]));
   wgmma_commit_group();
 }
 
@@ -84,6 +94,8 @@ KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
 // stored under the next tile's first WGMMAs.
 struct ConsumerState {
   Ring<kStages> ring;
+  bool is_full = false;  // the stage that ring is at, as looked at before
+  MmaOperands at;        // its operands
   Slots slots;
   Place place;           // of the finished tile
   bool pending = false;  // there is one
@@ -110,23 +122,48 @@ KILN_DEVICE void release(const Consumer& c, u32 stage) {
   }
 }
 
-// A 64-row part of A and this warpgroup's columns of B in a k-block of a stage.
-KILN_DEVICE u64 descriptor_a(const Consumer& c, u32 stage, u32 block) {
-  // A tile of 8 rows repeats them; what a WGMMA reads beyond 16 or 32 is in the next stages.
-  return matrix_descriptor < kBlockM == 8
-             ? 0
-             : 8 * kBlockK > (c.smem + kSmem.a + stage * kSmem.a_stage_bytes +
-                              (block * kBlockM + c.row) * kBlockK);
+KILN_DEVICE void wait_full(const Consumer& c, const ConsumerState& state) {
+  if (!state.is_full) wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
 }
-KILN_DEVICE u64 descriptor_b(const Consumer& c, u32 stage, u32 block) {
-  return matrix_descriptor(c.smem + kSmem.b + stage * kSmem.b_stage_bytes +
-                           (block * kBlockN + c.column) * kBlockK);
+
+// A 64-row part of A and this warpgroup's columns of B in a k-block of a stage. (What a WGMMA reads
+// beyond 16 or 32 rows is in the next stages.)
+KILN_DEVICE MmaOperands operands_at(const Consumer& c, u32 stage, u32 block) {
+  MmaOperands at;
+#pragma unroll
+  for (u32 k = 0; k < kMmas; ++k) {
+    at.a[k] = c.a + stage * (kSmem.a_stage_bytes >> 4) + block * (kBlockM * kBlockK >> 4) + k * 2;
+    at.b[k] = c.b + stage * (kSmem.b_stage_bytes >> 4) + block * (kBlockN * kBlockK >> 4) + k * 2;
+  }
+  return at;
 }
+
+// Has the operands of the stage that comes next, so that they are not computed only when it is full.
+KILN_DEVICE void aim(const Consumer& c, ConsumerState& state) {
+  state.at = operands_at(c, state.ring.stage, 0);
+#pragma unroll
+  for (u32 k = 0; k < kMmas; ++k) {
+    state.at.a[k] = opaque_register(state.at.a[k]);
+    state.at.b[k] = opaque_register(state.at.b[k]);
+  }
+}
+
+// Hands the stage back and looks at the next one: the answer takes 20 to 30 cycles, and comes while
+// the sums are promoted. (Where the loop is unrolled ptxas itself does so for the stages that are
+// reached in one way only, and with one branch less.)
+KILN_DEVICE void next_stage(const Consumer& c, ConsumerState& state) {
+  release(c, state.ring.stage);
+  state.ring.advance(kWarpgroupsK);
+  const u32 full = c.smem + kSmem.full + state.ring.stage * 8;
+  state.is_full = (!kWholeRounds || state.ring.stage <= 1) && mbarrier_look(full, state.ring.phase);
+  if constexpr (kAimsAhead) aim(c, state);
+}
+
 // The terms of scales: rows of 16 bytes one behind the other, and for the upper half of K the same
 // ones again.
 KILN_DEVICE u64 descriptor_of_terms(u32 address) {
   constexpr u64 kEightRows = static_cast<u64>(8 * kTermBytes >> 4) << 32;
-  return kEightRows | ((address & 0x3FFFF) >> 4);
+  return kEightRows | descriptor_address(address);
 }
 
 // Starts the WGMMA that makes the factors of a wave's sums. start_mma() commits it with its own.
@@ -160,7 +197,6 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
   float columns[kColumnValues];
   if constexpr (!kColumnScales) load_column_scales(columns, c, stage, 0, tile_column);
   const u32 sfa = row_scales_at(c, stage);
-  const u64 a = descriptor_a(c, stage, 0), b = descriptor_b(c, stage, 0);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
     // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
@@ -173,7 +209,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
       row_scales = {ld_shared_f32(sfa + wave * kWaveStride * 4),
                     ld_shared_f32(sfa + (wave * kWaveStride + kLowerRows) * 4)};
     }
-    start_mma(sum, a + wave * (kWaveStride * kBlockK >> 4), b);
+    start_mma(sum, kAimsAhead ? state.at : operands_at(c, stage, 0), wave);
     // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
     // after.
     if (kColumnScales && !kScaleTerms && wave == 0)
@@ -185,7 +221,7 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     keep(sum);
     if constexpr (kScaleTerms) keep(products);
     const bool last_wave = wave + 1 == (kRowGroups && !kFirst ? waves : kWaves);
-    if (last_wave) release(c, stage);
+    if (last_wave) next_stage(c, state);
     if constexpr (kScaleTerms) {
       promote<kFirst>(total[wave], sum, products);
     } else {
@@ -210,19 +246,18 @@ KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, Consumer
     load_column_scales(columns[i], c, stage, block + i, tile_column);
   }
 #pragma unroll
-  for (u32 i = 0; i < kBatch; ++i)
-    start_mma(sums[i], descriptor_a(c, stage, block + i), descriptor_b(c, stage, block + i));
+  for (u32 i = 0; i < kBatch; ++i) start_mma(sums[i], operands_at(c, stage, block + i), 0);
   if (kFirst && state.pending) store_wave(p, c, state.slots, total, state.place, 0);
   wgmma_wait_group<0>();
 #pragma unroll
   for (u32 i = 0; i < kBatch; ++i) keep(sums[i]);
-  if (block + kBatch == kStageBlocks) release(c, stage);
+  if (block + kBatch == kStageBlocks) next_stage(c, state);
   promote<kFirst>(total, sums[0], row_scales[0], columns[0]);
 #pragma unroll
   for (u32 i = 1; i < kBatch; ++i) promote<false>(total, sums[i], row_scales[i], columns[i]);
 }
 
-// One stage, which is full.
+// One stage, which is full; state has the next one then.
 template <bool kFirst>
 KILN_DEVICE void multiply_stage(const GemmParams& p, const Consumer& c, ConsumerState& state,
                                 float (&total)[kWaves][kWgN / 2], float (&sums)[kSums][kWgN / 2],
@@ -235,5 +270,4 @@ KILN_DEVICE void multiply_stage(const GemmParams& p, const Consumer& c, Consumer
     for (u32 block = kBatch; block < kStageBlocks; block += kBatch)
       multiply_batch<false>(p, c, state, total[0], sums, tile_column, block);
   }
-  state.ring.advance(kWarpgroupsK);
 }

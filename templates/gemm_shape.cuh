@@ -77,8 +77,13 @@ constexpr bool kEarlyB = kStartsAlone && kLayout == kDense && !kColumnScales;
 
 // Of a lane that elect.sync chose the compiler knows that it is alone, and puts no loop around each
 // TMA. H200, M = 128: 64x32 tiles with one k-block to a stage 12.7 us, so 10.3 (2112x7168), 64x64
-// 17.7 and 14.7 (4096x7168). Tiles that have the time lose up to 1.5 % by it, masked ones 3 %.
-constexpr bool kElects = kEarlyB && kBlockM * kBlockN <= 64 * 128;
+// 17.7 and 14.7 (4096x7168). Of groups, a large tile's A comes in boxes of 64 rows, and at 200
+// cycles each the loads of a stage take as long as its WGMMAs: 128x192 in pairs 2,177 us, so 2,125
+// (4 groups 6144x7168). Tiles that have the time lose 0.5 to 1.5 % by it, low masked ones 3 %.
+constexpr u32 kLoadsPerStage = kBlockM / kClusterN / kBoxRowsA + 2;
+constexpr bool kElects =
+    (kEarlyB && kBlockM * kBlockN <= 64 * 128) ||
+    (kRowGroups && kBlockM > 64 && kLoadsPerStage * 200 > kBlockM * kBlockN / 32);
 
 // Accumulating is either a reduction in L2 or an addition to C, which is loaded before. The first
 // costs the consumers nothing, the second less of the memory (writing FP32 tiles on an H200: 2.6
@@ -126,6 +131,12 @@ constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && 
                               // Fewer rounds the compiler unrolls, and spills.
                               (!kRowGroups || kWaves == 1 || kPartBlocks >= 6 * kStages);
 constexpr u32 kRounds = kWholeRounds ? kPartBlocks / kStages : 1;
+
+// Where the operands of the next stage are, consumers work out before they wait for it, if ptxas
+// keeps that in uniform registers: by way of others it costs 4 to 6 %. H200: 256x128 and 128x256
+// gain 1 to 1.3 % (4096x7168x16384), 1d1d in two waves 1.9 %, in one 0.4 to 3 % (but
+// 7168x4096x16384 loses 0.8 %).
+constexpr bool kAimsAhead = kWholeRounds || (kColumnScales && kConsumers < 3);
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
@@ -177,11 +188,15 @@ struct Consumer {
   u32 store_warp;  // among those of them that have rows of the tile
   u32 lane;
   u32 row, column;  // of this warpgroup's first wave inside the tile
+  u32 a, b;         // where its operands begin in stage 0, as matrix descriptors have it
   bool stores;      // this warp stores what it, and all parts of K, have computed
   bool releases;    // this lane hands stages back to the CTA of its number in the cluster
   u32 slots;        // shared address of this warp's staging slots
   u32 c_full;       // shared address of this warp's c_full barriers
 };
+
+// An address in shared memory as matrix descriptors have it.
+KILN_DEVICE u32 descriptor_address(u32 address) { return (address & 0x3FFFF) >> 4; }
 
 // A tile as its consumers see it. Written into the stage of its first k-block by the producer.
 struct Tile {

@@ -20,8 +20,6 @@ struct Ring {
   }
 };
 
-// try_wait suspends the warp for a while in hardware before it reports failure, so this is no hot
-// spin.
 KILN_DEVICE void wait(u32 barrier, u32 parity) {
   while (!mbarrier_try_wait_parity(barrier, parity)) {
   }

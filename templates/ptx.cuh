@@ -46,7 +46,8 @@ KILN_DEVICE void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes) {
                : "memory");
 }
 
-KILN_DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
+// Whether the phase is complete: for who has something else to do. Answers after 20 to 30 cycles.
+KILN_DEVICE bool mbarrier_look(u32 barrier, u32 parity) {
   u32 done;
   asm volatile(
       "{\n"
@@ -56,6 +57,23 @@ KILN_DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
       "}\n"
       : "=r"(done)
       : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+// Sleeps until the phase completes, up to so many nanoseconds. Without a time it returns at once,
+// and a loop round it polls (H200: every 30 cycles).
+constexpr u32 kSleepNs = 10000000;
+KILN_DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity) {
+  u32 done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity), "n"(kSleepNs)
       : "memory");
   return done != 0;
 }
@@ -357,11 +375,11 @@ KILN_DEVICE bool mbarrier_try_wait_parity_cluster(u32 barrier, u32 parity) {
   asm volatile(
       "{\n"
       ".reg .pred p;\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2, %3;\n"
       "selp.u32 %0, 1, 0, p;\n"
       "}\n"
       : "=r"(done)
-      : "r"(barrier), "r"(parity)
+      : "r"(barrier), "r"(parity), "n"(kSleepNs)
       : "memory");
   return done != 0;
 }

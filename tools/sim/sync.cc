@@ -169,15 +169,21 @@ static void look_at(Thread& thread, Barrier& barrier, const Where& where) {
                                   where};
 }
 
-bool barrier_try_wait(std::uint32_t address, std::uint32_t parity, const Where& where) {
+// Never waits: the phase may be one that nobody completes.
+bool barrier_look(std::uint32_t address, std::uint32_t parity, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
   Barrier& barrier = m.barrier_at(*m.current->cta, address, where);
+  if ((barrier.phase & 1) == (parity & 1)) return false;
+  look_at(*m.current, barrier, where);
+  return true;
+}
+
+bool barrier_try_wait(std::uint32_t address, std::uint32_t parity, const Where& where) {
+  if (barrier_look(address, parity, where)) return true;
+  Machine& m = *machine;
+  Barrier& barrier = m.barrier_at(*m.current->cta, address, where);
   const auto done = [&] { return (barrier.phase & 1) != (parity & 1); };
-  if (done()) {
-    look_at(*m.current, barrier, where);
-    return true;
-  }
   if (m.chance(16)) return false;  // as when the time limit of the instruction is over
   m.wait_until(barrier.waiting, {Waiting::kBarrier, address, parity, where}, done);
   look_at(*m.current, barrier, where);

@@ -36,6 +36,7 @@ KILN_SIM_API void barrier_arrive(std::uint32_t barrier, std::uint32_t count, std
 KILN_SIM_API void barrier_arrive_remote(std::uint32_t barrier, std::uint32_t rank,
                                         const Where& where);
 KILN_SIM_API bool barrier_try_wait(std::uint32_t barrier, std::uint32_t parity, const Where& where);
+KILN_SIM_API bool barrier_look(std::uint32_t barrier, std::uint32_t parity, const Where& where);
 KILN_SIM_API void barrier_init_fence();
 
 // ---- shared memory of another CTA: where mapa says ----

@@ -30,6 +30,9 @@ KILN_DEVICE void mbarrier_arrive_cluster(u32 barrier, u32 cta_rank, KILN_HERE) {
 KILN_DEVICE void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes, KILN_HERE) {
   kiln_sim::barrier_arrive(barrier, 1, bytes, where);
 }
+KILN_DEVICE bool mbarrier_look(u32 barrier, u32 parity, KILN_HERE) {
+  return kiln_sim::barrier_look(barrier, parity, where);
+}
 KILN_DEVICE bool mbarrier_try_wait_parity(u32 barrier, u32 parity, KILN_HERE) {
   return kiln_sim::barrier_try_wait(barrier, parity, where);
 }
