@@ -205,7 +205,7 @@ def difference(x, y):
 
 
 def kernel_times(launch, repeat, flush, name):
-    """Microseconds of each kernel whose name begins so, in order, with L2 flushed before every launch."""
+    """Microseconds of each kernel whose name begins so, or in one of these ways, in order; L2 is flushed before."""
     with profile(activities=[ProfilerActivity.CUDA]) as recorded:
         for _ in range(repeat):
             flush.zero_()
