@@ -138,7 +138,7 @@ KILN_DEVICE MmaOperands operands_at(const Consumer& c, u32 stage, u32 block) {
   return at;
 }
 
-// Has the operands of the stage that comes next, so that they are not computed only when it is full.
+// Has the operands of the stage that comes next before it is full.
 KILN_DEVICE void aim(const Consumer& c, ConsumerState& state) {
   state.at = operands_at(c, state.ring.stage, 0);
 #pragma unroll

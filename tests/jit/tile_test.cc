@@ -242,6 +242,37 @@ TEST_CASE("masked groups around 192 rows get tiles, or clusters, that hold nearl
   }
 }
 
+TEST_CASE("the plan of masked groups expected to have 192 rows reckons with larger ones",
+          "[tile]") {
+  Problem p = problem(7168, 3072);
+  p.layout = Layout::kGroupedMasked;
+  p.group_form = GroupForm::kRows;
+  p.groups = 32;
+  for (const TileInterval& interval : plan_tiles(p, {}))
+    if (interval.m_min <= 192 && 192 <= interval.m_max)
+      CHECK(interval.tile.block_m * interval.tile.cluster_m == 256);
+}
+
+TEST_CASE("long contiguous groups get pairs of large tiles, four stages where K is long",
+          "[tile]") {
+  for (const std::int32_t groups : {4, 8}) {
+    for (const auto& [n, k] : {std::pair(4096, 2048), std::pair(4096, 4096), std::pair(7168, 3072),
+                               std::pair(6144, 7168)}) {
+      Problem p = problem(n, k);
+      p.layout = Layout::kGroupedContiguous;
+      p.group_form = GroupForm::kEnds;
+      p.groups = groups;
+      p.alignment = 128;
+      const Tile t = choose_tile(p, 32768, {});
+      INFO(describe(t));
+      CHECK(t.block_m * t.block_n == 128 * 256);
+      CHECK(cluster_size(t) == 2);
+      CHECK(t.stages == (k < 3072 ? 3 : 4));
+      CHECK(t.raster_group == (n == 6144 ? 8 : 1));  // 42 MiB of weights to a group
+    }
+  }
+}
+
 TEST_CASE("small M gets short tiles, large M large ones", "[tile]") {
   const Problem p = problem(7168, 16384);
   CHECK(choose_tile(p, 1, {}).block_m == 8);
