@@ -1,6 +1,7 @@
 #include "jit/tile.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <set>
 
@@ -239,6 +240,26 @@ TEST_CASE("masked groups around 192 rows get tiles, or clusters, that hold nearl
     const Tile t = choose_tile(p, m, {});
     CHECK(t.block_m * t.cluster_m == 256);
     CHECK(t.stages == 4);
+  }
+}
+
+TEST_CASE("masked groups of few rows get tiles of 128 columns at most that fill the last round",
+          "[tile]") {
+  constexpr double kSms = 132;
+  for (const std::int32_t groups : {6, 32}) {
+    for (const auto& [n, k] : {std::pair(4096, 2048), std::pair(4096, 4096), std::pair(7168, 3072),
+                               std::pair(6144, 7168)}) {
+      Problem p = problem(n, k);
+      p.layout = Layout::kGroupedMasked;
+      p.group_form = GroupForm::kRows;
+      p.groups = groups;
+      const Tile t = choose_tile(p, 20, {});
+      INFO(describe(t));
+      CHECK(t.block_m == 64);
+      CHECK(t.block_n <= 128);
+      const double tiles = groups * std::ceil(static_cast<double>(n) / t.block_n);
+      CHECK(tiles / (std::ceil(tiles / kSms) * kSms) > 0.84);
+    }
   }
 }
 
