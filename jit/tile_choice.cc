@@ -97,6 +97,12 @@ double tile_rows(const Problem& p, const Tile& t, double rows) {
   return sum / sizes;
 }
 
+// Rows of A and B that a CTA loads for a k-block, while its peers in the cluster load the others.
+double rows_loaded(const Tile& t) {
+  return static_cast<double>(t.block_m) / t.cluster_n +
+         static_cast<double>(t.block_n) / t.cluster_m;
+}
+
 // Cycles that one k-block of a tile takes in steady state while `active` SMs work. `rows` of A are
 // there in all.
 double cycles_per_k_block(const Problem& p, const Tile& t, double rows, double active) {
@@ -111,9 +117,7 @@ double cycles_per_k_block(const Problem& p, const Tile& t, double rows, double a
   const double chain =
       (mma + promote + 93 + 3.7 * ragged) * waves + 61;  // issue, wait, promote; then the barrier
   const double fill = (t.block_m + t.block_n) * 128 / kFillBytesPerCycle;
-  const double l2 = (static_cast<double>(t.block_m) / t.cluster_n +
-                     static_cast<double>(t.block_n) / t.cluster_m) *
-                    128 * active / kL2BytesPerCycle;
+  const double l2 = rows_loaded(t) * 128 * active / kL2BytesPerCycle;
   const double hot =
       kHotLineCycles * std::max(0.0, active - kHotLineFreeCtas) / std::pow(rows, kHotLineExponent);
   return combine(std::array{tensor, chain, fill, l2}, 9.2) + hot;
@@ -132,12 +136,13 @@ double cluster_factor(const Problem& p, const Tile& t) {
 // which reads half as much again out of L2.
 double row_group_factor(const Problem& p, const Tile& t) {
   if (!has_row_groups(p)) return 1.0;
-  const bool one_wave = waves(t) == 1;
-  if (p.layout != Layout::kGroupedContiguous) return one_wave && t.warpgroups_m <= 2 ? 1.05 : 1.0;
-  const double loaded =
-      static_cast<double>(t.block_m) / t.cluster_n + static_cast<double>(t.block_n) / t.cluster_m;
-  const double to_a_pair = loaded / (t.block_m * t.block_n) * (256 * 128 / 256);
-  return (one_wave ? t.warpgroups_m <= 2 ? 1.05 : 1.02 : 1.0) * (0.95 + 0.05 * to_a_pair);
+  const bool contiguous = p.layout == Layout::kGroupedContiguous;
+  double factor = 1.0;
+  if (waves(t) == 1 && t.warpgroups_m <= 2) factor = 1.05;
+  if (waves(t) == 1 && t.warpgroups_m > 2 && contiguous) factor = 1.02;
+  if (!contiguous) return factor;
+  constexpr double kOfAPair = 256.0 / (256 * 128);  // rows loaded for each element of D
+  return factor * (0.95 + 0.05 * (rows_loaded(t) / (t.block_m * t.block_n) / kOfAPair));
 }
 
 // How often B is read from memory. A group's second tile row finds little of it in L2, where there
@@ -272,25 +277,29 @@ struct Stretch {
   bool given = false;  // keeps its tile
 };
 
+// The M that decides for all from `first` to `last`: the largest, as it has the most tiles; at the
+// very smallest it is the single row that is slowest. Where M is a mean over groups there is no
+// largest. What is expected of masked groups tends to be their mean, and half of them have more: of
+// 192, for which a tile as high takes 16 % longer than 256x128 (32 groups, 6144x7168).
+std::int64_t decisive_m(const Problem& p, std::int64_t first, std::int64_t last) {
+  // Beyond it the choice no longer changes, or there is nothing to choose by.
+  constexpr std::int64_t kLargestModelled = 32768;
+  if (last <= 8) return 1;
+  std::int64_t typical = last;
+  if (p.layout == Layout::kGroupedContiguous) typical = first + (last - first) / 2;
+  if (p.layout == Layout::kGroupedMasked) typical = first + (last - first) * 3 / 4;
+  return std::min(typical, kLargestModelled);
+}
+
 std::vector<Stretch> best_stretches(const Problem& problem, const Machine& machine) {
   constexpr std::array<std::int64_t, 19> kUpper{8,    16,   32,   64,    128,  192,  256,
                                                 384,  512,  768,  1024,  1536, 2048, 3072,
                                                 4096, 6144, 8192, 16384, kMaxM};
-  // Beyond it the choice no longer changes, or there is nothing to choose by.
-  constexpr std::int64_t kLargestModelled = 32768;
   std::vector<Stretch> stretches;
   std::int64_t first = 0;
   for (const std::int64_t last : kUpper) {
-    // The largest M decides, as it has the most tiles; at the very smallest it is the single row
-    // that is slowest. Where M is a mean over groups there is no largest.
-    // What is expected of masked groups tends to be their mean, and half of them have more: of 192,
-    // for which a tile as high takes 16 % longer than 256x128 (32 groups, 6144x7168).
-    const int quarters = problem.layout == Layout::kGroupedMasked ? 3
-                         : has_row_groups(problem)                ? 2
-                                                                  : 4;
-    const std::int64_t typical = first + (last - first) * quarters / 4;
-    const std::int64_t decisive = last <= 8 ? 1 : std::min(typical, kLargestModelled);
-    stretches.push_back({first, last, decisive, choose_tile(problem, decisive, machine), false});
+    const std::int64_t m = decisive_m(problem, first, last);
+    stretches.push_back({first, last, m, choose_tile(problem, m, machine), false});
     first = last + 1;
   }
   return stretches;
