@@ -117,7 +117,6 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     add_parts(c, total[0]);
     state.ring = state.next_tile(c.part);
     state.is_full = false;
-    if constexpr (kAimsAhead) aim(c, state);
   }
   state.place = place;
   if constexpr (kClusterK > 1) {
