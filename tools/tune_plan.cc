@@ -29,7 +29,8 @@ double multiply_adds(const jit::Problem& p, std::int64_t m) {
   return by_group ? product * p.groups : product;
 }
 
-// What the search (tune_search.cc) does at most for one interval.
+// What the search (tune_search.cc) does at most for one interval, where the tiles that the model
+// has first are the fastest.
 void add_interval(const TuneConfig& config, const jit::Problem& p, std::int64_t m,
                   const std::vector<Candidate>& list, TuneEstimate& seconds) {
   const TuneMeasuring& rules = config.measuring;
@@ -38,11 +39,10 @@ void add_interval(const TuneConfig& config, const jit::Problem& p, std::int64_t 
   for (const Candidate& c : list) kernel_us += c.estimate_us / static_cast<double>(list.size());
   const double sample =
       kReplaySeconds + rules.flush_mb * 1e6 / kFlushBytesPerSecond + kernel_us * 1e-6;
-  std::size_t most = 0;
-  for (const Candidate& c : list) most = std::max(most, most_refined(c.tile));
-  const double refined =
-      static_cast<double>(most * (config.axes.stages.size() + config.axes.raster_group.size() - 2));
-  const double tiles = static_cast<double>(list.size()) + refined;
+  std::vector<jit::Tile> tiles_of_list;
+  for (const Candidate& c : list) tiles_of_list.push_back(c.tile);
+  const double tiles =
+      static_cast<double>(list.size() + refinements_of_best(config, p, m, tiles_of_list).size());
   // A probe and the rest, each with a replay that does not count.
   seconds.candidates += draws * tiles * (kReadySeconds + (rules.repeats + 2) * sample);
   seconds.finals +=

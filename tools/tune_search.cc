@@ -46,14 +46,10 @@ class Screening {
   }
 
   void refine(const TuneConfig& config) {
-    std::vector<jit::Tile> tiles;
-    std::size_t rank = 0;
-    for (const Trial& seed : best(kRefinedForFewRows)) {
-      if (rank++ >= most_refined(seed.tile)) continue;
-      for (const jit::Tile& tile : refinements(config, problem_, m_, seed.tile)) {
-        if (seen_.count(tile) == 0) tiles.push_back(tile);
-      }
-    }
+    std::vector<jit::Tile> seeds;
+    for (const Trial& trial : best(trials_.size())) seeds.push_back(trial.tile);
+    std::vector<jit::Tile> tiles = refinements_of_best(config, problem_, m_, seeds);
+    std::erase_if(tiles, [&](const jit::Tile& tile) { return seen_.count(tile) > 0; });
     measurer_.expect(problem_, tiles);
     for (const jit::Tile& tile : tiles) measure(tile);
   }

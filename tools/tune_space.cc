@@ -141,6 +141,18 @@ std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem&
   return out;
 }
 
+std::vector<jit::Tile> refinements_of_best(const TuneConfig& config, const jit::Problem& problem,
+                                           std::int64_t m, const std::vector<jit::Tile>& tiles) {
+  constexpr std::size_t kRefined = 2, kRefinedForFewRows = 8;
+  std::vector<jit::Tile> out;
+  for (std::size_t rank = 0; rank < std::min(tiles.size(), kRefinedForFewRows); ++rank) {
+    if (rank >= kRefined && !jit::is_for_few_rows(tiles[rank])) continue;
+    const auto others = refinements(config, problem, m, tiles[rank]);
+    out.insert(out.end(), others.begin(), others.end());
+  }
+  return out;
+}
+
 std::vector<TuneInterval> tune_intervals(const TuneIntervals& rules, const jit::Problem& problem,
                                          const std::vector<std::int64_t>& listed) {
   const bool masked = problem.layout == jit::Layout::kGroupedMasked;  // M is of one group there

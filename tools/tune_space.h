@@ -41,19 +41,18 @@ std::vector<jit::Tile> standing_choices(const jit::Problem& problem, std::int64_
 std::vector<Candidate> candidates(const TuneConfig& config, const jit::Problem& problem,
                                   std::int64_t m, const TuneTarget& target);
 
-// Of how many of the best tiles the other stages and raster groups are tried. With few rows it is
-// what is on its way that counts: as many stages as fit are up to 5 % slower than fewer (H200, M =
-// 1, 24576x1536 in tiles of 8x64: 13.0 us with 6 stages of two k-blocks, 12.7 with 4).
-inline constexpr std::size_t kRefined = 2, kRefinedForFewRows = 8;
-inline std::size_t most_refined(const jit::Tile& tile) {
-  return jit::is_for_few_rows(tile) ? kRefinedForFewRows : kRefined;
-}
-
 // The same tile with every other value of stages (for few rows also with six, four and three
 // eighths of those that fit), and with every other of raster_group. Where the order of work cannot
 // differ, as there is one row of tiles, the latter are left out.
 std::vector<jit::Tile> refinements(const TuneConfig& config, const jit::Problem& problem,
                                    std::int64_t m, const jit::Tile& tile);
+
+// Those of the two best of some tiles, which come the best first; of tiles for few rows, of the
+// eight best. With few rows it is what is on its way that counts: as many stages as fit are up to
+// 5 % slower than fewer (H200, M = 1, 24576x1536 in tiles of 8x64: 13.0 us with 6 stages of two
+// k-blocks, 12.7 with 4).
+std::vector<jit::Tile> refinements_of_best(const TuneConfig& config, const jit::Problem& problem,
+                                           std::int64_t m, const std::vector<jit::Tile>& tiles);
 
 // An interval of M and the M that is measured for it.
 struct TuneInterval {

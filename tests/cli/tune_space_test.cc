@@ -197,7 +197,7 @@ TEST_CASE("a plan of tuning the anchor table stays within ten minutes on 16 core
   }
   CHECK(intervals == 65);
   CHECK(compile_s / 16 < 120);
-  CHECK(measure_s < 600);
+  CHECK(compile_s / 16 + measure_s < 600);
 }
 
 TEST_CASE("intervals cover every M, and their M lies inside and within the rows allowed",
