@@ -1,6 +1,7 @@
 #include "jit/tile.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 #include <set>
@@ -18,6 +19,17 @@ namespace {
 Problem problem(std::int64_t n, std::int64_t k, OutputType out = OutputType::kBf16) {
   return {.n = n, .k = k, .out = out};
 }
+
+Problem masked_groups(Problem p, std::int32_t groups) {
+  p.layout = Layout::kGroupedMasked;
+  p.group_form = GroupForm::kRows;
+  p.groups = groups;
+  return p;
+}
+
+// N and K of the weights of groups of rows that are measured.
+constexpr std::array kWeights{std::pair(4096, 2048), std::pair(4096, 4096), std::pair(7168, 3072),
+                              std::pair(6144, 7168)};
 
 // A problem of each layout and scaling, with both outputs and both kinds of row scales.
 std::vector<Problem> all_kinds() {
@@ -113,11 +125,7 @@ TEST_CASE("every rule of tiles for few rows is enforced and named", "[tile]") {
   CHECK(contains(broken([](Tile& t) { t.stages = 16; }, problem(7168, 2000)), "K is a multiple"));
   CHECK(
       contains(broken([](Tile& t) { t.stages = 4; }, problem(7168, 256)), "stages of 2 k-blocks"));
-  Problem masked = p;
-  masked.layout = Layout::kGroupedMasked;
-  masked.group_form = GroupForm::kRows;
-  masked.groups = 4;
-  CHECK(contains(broken([](Tile&) {}, masked), "the layout is dense"));
+  CHECK(contains(broken([](Tile&) {}, masked_groups(p, 4)), "the layout is dense"));
   Problem gradient = p;
   gradient.scaling = Scaling::k1d1d;
   gradient.sfa_major = ScaleMajor::kM;
@@ -222,20 +230,14 @@ TEST_CASE("a tile that is legal for a problem is legal for its canonical form, a
 }
 
 TEST_CASE("masked groups of few rows get short tiles, of many rows tall ones", "[tile]") {
-  Problem p = problem(4096, 7168);
-  p.layout = Layout::kGroupedMasked;
-  p.group_form = GroupForm::kRows;
-  p.groups = 32;
+  const Problem p = masked_groups(problem(4096, 7168), 32);
   CHECK(choose_tile(p, 20, {}).block_m == 64);
   CHECK(choose_tile(p, 4096, {}).block_m >= 128);
 }
 
 TEST_CASE("masked groups around 192 rows get tiles, or clusters, that hold nearly all of them",
           "[tile]") {
-  Problem p = problem(6144, 7168);
-  p.layout = Layout::kGroupedMasked;
-  p.group_form = GroupForm::kRows;
-  p.groups = 32;
+  const Problem p = masked_groups(problem(6144, 7168), 32);
   for (const std::int64_t m : {160, 192, 230}) {
     const Tile t = choose_tile(p, m, {});
     CHECK(t.block_m * t.cluster_m == 256);
@@ -247,12 +249,8 @@ TEST_CASE("masked groups of few rows get tiles of 128 columns at most that fill 
           "[tile]") {
   constexpr double kSms = 132;
   for (const std::int32_t groups : {6, 32}) {
-    for (const auto& [n, k] : {std::pair(4096, 2048), std::pair(4096, 4096), std::pair(7168, 3072),
-                               std::pair(6144, 7168)}) {
-      Problem p = problem(n, k);
-      p.layout = Layout::kGroupedMasked;
-      p.group_form = GroupForm::kRows;
-      p.groups = groups;
+    for (const auto& [n, k] : kWeights) {
+      const Problem p = masked_groups(problem(n, k), groups);
       const Tile t = choose_tile(p, 20, {});
       INFO(describe(t));
       CHECK(t.block_m == 64);
@@ -265,10 +263,7 @@ TEST_CASE("masked groups of few rows get tiles of 128 columns at most that fill 
 
 TEST_CASE("the plan of masked groups expected to have 192 rows reckons with larger ones",
           "[tile]") {
-  Problem p = problem(7168, 3072);
-  p.layout = Layout::kGroupedMasked;
-  p.group_form = GroupForm::kRows;
-  p.groups = 32;
+  const Problem p = masked_groups(problem(7168, 3072), 32);
   for (const TileInterval& interval : plan_tiles(p, {}))
     if (interval.m_min <= 192 && 192 <= interval.m_max)
       CHECK(interval.tile.block_m * interval.tile.cluster_m == 256);
@@ -277,8 +272,7 @@ TEST_CASE("the plan of masked groups expected to have 192 rows reckons with larg
 TEST_CASE("long contiguous groups get pairs of large tiles, four stages where K is long",
           "[tile]") {
   for (const std::int32_t groups : {4, 8}) {
-    for (const auto& [n, k] : {std::pair(4096, 2048), std::pair(4096, 4096), std::pair(7168, 3072),
-                               std::pair(6144, 7168)}) {
+    for (const auto& [n, k] : kWeights) {
       Problem p = problem(n, k);
       p.layout = Layout::kGroupedContiguous;
       p.group_form = GroupForm::kEnds;

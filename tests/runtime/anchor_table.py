@@ -150,12 +150,15 @@ class Contiguous(Case):
         self.a = kiln.cast(self.random(self.m, self.k), kt.PER_ROW, self.sfa)
         self.b = kiln.cast(self.random(groups * self.n, self.k), kt.PER_SQUARE, kt.ROW)
         self.output(self.m, self.n)
-        self.grouping = int32([end for _, end in self.ranges])
-        if self.labels:
-            self.grouping = torch.full((self.m,), -1, dtype=torch.int32, device="cuda")
-            for group, (begin, end) in enumerate(self.ranges):
-                self.grouping[begin:end] = group
+        self.grouping = self.row_labels() if self.labels else int32([end for _, end in self.ranges])
         return self.operands(grouping=self.grouping.data_ptr())
+
+    def row_labels(self):
+        """The group of each row, -1 for padding."""
+        labels = torch.full((self.m,), -1, dtype=torch.int32, device="cuda")
+        for group, (begin, end) in enumerate(self.ranges):
+            labels[begin:end] = group
+        return labels
 
     def check(self):
         for group, (begin, end) in enumerate(self.ranges):
