@@ -22,22 +22,19 @@ KILN_DEVICE void keep(float (&registers)[kWgN / 2]) {  // pins the accumulators 
   for (u32 i = 0; i < kWgN / 2; ++i) keep_register(registers[i]);
 }
 
-// Where the operands of a k-block's WGMMAs begin.
 constexpr u32 kMmas = kBlockK / 32;
-struct MmaOperands {
-  u32 a[kMmas], b[kMmas];
-};
 
 // Starts one wave of one k-block: 64 x kWgN x 128.
-KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], const MmaOperands& at, u32 wave) {
+KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], const Operands& at, u32 wave) {
   constexpr u32 kStrideA = kBlockM == 8 ? 0 : 8 * kBlockK;  // a tile of 8 rows repeats them
   const u32 first = wave * (kWaveStride * kBlockK >> 4);
   keep(sum);
   wgmma_fence();
-  wgmma<0>(sum, matrix_descriptor<kStrideA>(at.a[0] + first), matrix_descriptor(at.b[0]));
+  wgmma<0>(sum, matrix_descriptor<kStrideA>(at.a + first), matrix_descriptor(at.b));
 #pragma unroll
   for (u32 k = 1; k < kMmas; ++k)
-    wgmma<1>(sum, matrix_descriptor<kStrideA>(at.a[k] + first), matrix_descriptor(at.b[k]));
+    wgmma<1>(sum, matrix_descriptor<kStrideA>(at.a + first + k * 2),
+             matrix_descriptor(at.b + k * 2));
   wgmma_commit_group();
 }
 
@@ -46,11 +43,21 @@ KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], const MmaOperands& at, u32 wa
 // 1d2d: the scale of a chunk of columns. 1d1d: of each column that this thread has in a fragment.
 constexpr u32 kColumnValues = kColumnScales ? kWgN / 4 : kScaleChunks;
 
-KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], const Consumer& c, u32 stage,
-                                    u32 block, u32 tile_column) {
-  const u32 sfb = c.smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes + block * kSfbSlotBytes;
+// 1d2d: where a warpgroup's columns begin, in blocks of 128 that have a scale each. Worked out for
+// a whole tile: instructions between two k-blocks leave the tensor cores idle. (H200, 128x192 in
+// pairs, with 20 fewer of them 2,155 us, so 2,121: 4 groups 6144x7168.)
+struct ScaleSite {
+  u32 block;   // of those under the tile; 0 where that is whole blocks, as Operands has it
+  u32 inside;  // column in it, a multiple of kScaleChunk
+};
+
+KILN_DEVICE ScaleSite scale_site(const Consumer& c, u32 tile_column) {
+  const u32 column = (kBlockN % 128 == 0 ? 0 : tile_column % 128) + c.column;
+  return {kBlockN % 128 == 0 ? 0 : column / 128, kScaleChunk == 128 ? 0 : column % 128};
+}
+
+KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], u32 from, ScaleSite site) {
   if constexpr (kColumnScales) {
-    const u32 from = sfb + (c.column + c.lane % 4 * 2) * 4;
 #pragma unroll
     for (u32 i = 0; i < kWgN / 8; ++i) {
       const float2 pair = ld_shared_v2_f32(from + i * 32);
@@ -58,10 +65,22 @@ KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], const Consum
       scales[i * 2 + 1] = pair.y;
     }
   } else {
+    float of_block[kWgScales];
 #pragma unroll
-    for (u32 i = 0; i < kScaleChunks; ++i)
-      scales[i] = ld_shared_f32(sfb + (tile_column % 128 + c.column + i * kScaleChunk) / 128 * 4);
+    for (u32 i = 0; i < kWgScales; ++i)  // what lies behind the tile's last block is not needed
+      of_block[i] = ld_shared_f32(from + min(site.block + i, kScaleSpan - 1) * 4);
+#pragma unroll
+    for (u32 i = 0; i < kScaleChunks; ++i) {
+      const u32 begin = i * kScaleChunk, lower = begin / 128, upper = min(lower + 1, kWgScales - 1);
+      scales[i] = site.inside + begin % 128 < 128 ? of_block[lower] : of_block[upper];
+    }
   }
+}
+
+constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from its first
+
+KILN_DEVICE float2 load_row_scales(u32 from) {
+  return {ld_shared_f32(from), ld_shared_f32(from + kLowerRows * 4)};
 }
 
 // The factor of accumulator register i.
@@ -95,7 +114,7 @@ KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
 struct ConsumerState {
   Ring<kStages> ring;
   bool is_full = false;  // the stage that ring is at, as looked at before
-  MmaOperands at;        // its operands
+  Operands at;           // where that stage's lie
   Slots slots;
   Place place;           // of the finished tile
   bool pending = false;  // there is one
@@ -126,25 +145,27 @@ KILN_DEVICE void wait_full(const Consumer& c, const ConsumerState& state) {
   if (!state.is_full) wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
 }
 
-// A 64-row part of A and this warpgroup's columns of B in a k-block of a stage. (What a WGMMA reads
-// beyond 16 or 32 rows is in the next stages.)
-KILN_DEVICE MmaOperands operands_at(const Consumer& c, u32 stage, u32 block) {
-  MmaOperands at;
-#pragma unroll
-  for (u32 k = 0; k < kMmas; ++k) {
-    at.a[k] = c.a + stage * (kSmem.a_stage_bytes >> 4) + block * (kBlockM * kBlockK >> 4) + k * 2;
-    at.b[k] = c.b + stage * (kSmem.b_stage_bytes >> 4) + block * (kBlockN * kBlockK >> 4) + k * 2;
-  }
-  return at;
+KILN_DEVICE Operands operands_at(const Consumer& c, u32 stage) {
+  const Operands& first = c.operands;
+  return {first.a + stage * (kSmem.a_stage_bytes >> 4),
+          first.b + stage * (kSmem.b_stage_bytes >> 4),
+          first.row_terms + stage * (kBlockM * kTermBytes >> 4),
+          first.column_terms + stage * (kBlockN * kTermBytes >> 4),
+          first.row_scales + stage * kSmem.sfa_stage_bytes,
+          first.column_scales + stage * kSmem.sfb_stage_bytes};
 }
 
-// Has the operands of the stage that comes next before it is full.
+// Has the addresses of the stage that comes next before it is full.
 KILN_DEVICE void aim(const Consumer& c, ConsumerState& state) {
-  state.at = operands_at(c, state.ring.stage, 0);
-#pragma unroll
-  for (u32 k = 0; k < kMmas; ++k) {
-    state.at.a[k] = opaque_register(state.at.a[k]);
-    state.at.b[k] = opaque_register(state.at.b[k]);
+  Operands& at = state.at = operands_at(c, state.ring.stage);
+  at.a = opaque_register(at.a);
+  at.b = opaque_register(at.b);
+  if constexpr (kScaleTerms) {
+    at.row_terms = opaque_register(at.row_terms);
+    at.column_terms = opaque_register(at.column_terms);
+  } else if (!kWholeRounds && kWaves == 1) {
+    at.row_scales = opaque_register(at.row_scales);
+    at.column_scales = opaque_register(at.column_scales);
   }
 }
 
@@ -159,30 +180,16 @@ KILN_DEVICE void next_stage(const Consumer& c, ConsumerState& state) {
   if constexpr (kAimsAhead) aim(c, state);
 }
 
-// The terms of scales: rows of 16 bytes one behind the other, and for the upper half of K the same
-// ones again.
-KILN_DEVICE u64 descriptor_of_terms(u32 address) {
-  constexpr u64 kEightRows = static_cast<u64>(8 * kTermBytes >> 4) << 32;
-  return kEightRows | descriptor_address(address);
-}
-
 // Starts the WGMMA that makes the factors of a wave's sums. start_mma() commits it with its own.
-KILN_DEVICE void start_products(float (&products)[kWgN / 2], const Consumer& c, u32 stage,
-                                u32 wave) {
-  const u32 row = stage * kBlockM + c.row + wave * kWaveStride;
-  const u32 column = stage * kBlockN + c.column;
+// The terms: rows of 16 bytes one behind the other, and for the upper half of K the same ones
+// again.
+KILN_DEVICE void start_products(float (&products)[kWgN / 2], const Operands& at, u32 wave) {
+  constexpr u64 kEightRows = static_cast<u64>(8 * kTermBytes >> 4) << 32;
   keep(products);
   wgmma_fence();
-  wgmma_of_terms(products, descriptor_of_terms(c.smem + kSmem.sfa_terms + row * kTermBytes),
-                 descriptor_of_terms(c.smem + kSmem.sfb_terms + column * kTermBytes));
+  wgmma_of_terms(products, kEightRows | (at.row_terms + wave * (kWaveStride * kTermBytes >> 4)),
+                 kEightRows | at.column_terms);
 }
-
-// Where the scale of a thread's first row lies, for the first k-block of a stage.
-KILN_DEVICE u32 row_scales_at(const Consumer& c, u32 stage) {
-  return c.smem + kSmem.sfa + stage * kSmem.sfa_stage_bytes +
-         (c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4;
-}
-constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from its first
 
 // One sum serves all waves in turn. With two, and WGMMAs in flight while one is promoted, an H200
 // took 2 to 7 % longer (4096x7168x16384, 128x128 and 128x192 of two waves, also of zeros).
@@ -192,11 +199,10 @@ constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from
 template <bool kFirst>
 KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState& state,
                           float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2],
-                          float (&products)[kWgN / 2], u32 tile_column, u32 waves) {
-  const u32 stage = state.ring.stage;
+                          float (&products)[kWgN / 2], ScaleSite site, u32 waves) {
+  const Operands at = kAimsAhead ? state.at : operands_at(c, state.ring.stage);
   float columns[kColumnValues];
-  if constexpr (!kColumnScales) load_column_scales(columns, c, stage, 0, tile_column);
-  const u32 sfa = row_scales_at(c, stage);
+  if constexpr (!kColumnScales) load_column_scales(columns, at.column_scales, site);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
     // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
@@ -204,16 +210,15 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
     if (kRowGroups && !kFirst && wave > 0 && wave >= waves) break;
     [[maybe_unused]] float2 row_scales;
     if constexpr (kScaleTerms) {
-      start_products(products, c, stage, wave);
+      start_products(products, at, wave);
     } else {
-      row_scales = {ld_shared_f32(sfa + wave * kWaveStride * 4),
-                    ld_shared_f32(sfa + (wave * kWaveStride + kLowerRows) * 4)};
+      row_scales = load_row_scales(at.row_scales + wave * kWaveStride * 4);
     }
-    start_mma(sum, kAimsAhead ? state.at : operands_at(c, stage, 0), wave);
+    start_mma(sum, at, wave);
     // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
     // after.
     if (kColumnScales && !kScaleTerms && wave == 0)
-      load_column_scales(columns, c, stage, 0, tile_column);
+      load_column_scales(columns, at.column_scales, site);
     if constexpr (kFirst) {
       if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
     }
@@ -234,19 +239,23 @@ KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState&
 template <bool kFirst>
 KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, ConsumerState& state,
                                 float (&total)[kWgN / 2], float (&sums)[kSums][kWgN / 2],
-                                u32 tile_column, u32 block) {
-  const u32 stage = state.ring.stage;
-  const u32 sfa = row_scales_at(c, stage);
+                                ScaleSite site, u32 block) {
+  Operands at = kAimsAhead ? state.at : operands_at(c, state.ring.stage);
   float2 row_scales[kBatch];
   float columns[kBatch][kColumnValues];
 #pragma unroll
   for (u32 i = 0; i < kBatch; ++i) {
-    const u32 rows = sfa + (block + i) * kBlockM * 4;
-    row_scales[i] = {ld_shared_f32(rows), ld_shared_f32(rows + kLowerRows * 4)};
-    load_column_scales(columns[i], c, stage, block + i, tile_column);
+    row_scales[i] = load_row_scales(at.row_scales + (block + i) * kBlockM * 4);
+    load_column_scales(columns[i], at.column_scales + (block + i) * kSfbSlotBytes, site);
   }
+  at.a += block * (kBlockM * kBlockK >> 4);
+  at.b += block * (kBlockN * kBlockK >> 4);
 #pragma unroll
-  for (u32 i = 0; i < kBatch; ++i) start_mma(sums[i], operands_at(c, stage, block + i), 0);
+  for (u32 i = 0; i < kBatch; ++i) {
+    start_mma(sums[i], at, 0);
+    at.a += kBlockM * kBlockK >> 4;
+    at.b += kBlockN * kBlockK >> 4;
+  }
   if (kFirst && state.pending) store_wave(p, c, state.slots, total, state.place, 0);
   wgmma_wait_group<0>();
 #pragma unroll
@@ -261,13 +270,13 @@ KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, Consumer
 template <bool kFirst>
 KILN_DEVICE void multiply_stage(const GemmParams& p, const Consumer& c, ConsumerState& state,
                                 float (&total)[kWaves][kWgN / 2], float (&sums)[kSums][kWgN / 2],
-                                u32 tile_column, u32 waves) {
+                                ScaleSite site, u32 waves) {
   if constexpr (kStageBlocks == 1) {
-    multiply<kFirst>(p, c, state, total, sums[0], sums[kSums - 1], tile_column, waves);
+    multiply<kFirst>(p, c, state, total, sums[0], sums[kSums - 1], site, waves);
   } else {
-    multiply_batch<kFirst>(p, c, state, total[0], sums, tile_column, 0);
+    multiply_batch<kFirst>(p, c, state, total[0], sums, site, 0);
 #pragma unroll
     for (u32 block = kBatch; block < kStageBlocks; block += kBatch)
-      multiply_batch<false>(p, c, state, total[0], sums, tile_column, block);
+      multiply_batch<false>(p, c, state, total[0], sums, site, block);
   }
 }

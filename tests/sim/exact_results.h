@@ -18,6 +18,7 @@ inline constexpr ExactResult kExactResults[] = {
     {"dense 1d2d: three warpgroups", 0x25f10de6736a687d},
     {"dense 1d2d: two waves, whole rounds", 0xb1224ddd675ef23b},
     {"dense 1d2d: two by one warpgroups in N", 0x41a5f25c267205db},
+    {"dense 1d2d: half blocks of columns in N", 0x2f4f9a2f2f8bc1f8},
     {"dense 1d2d: mixed types, narrow", 0x06046dec82c5bbe2},
     {"dense 1d2d: accumulates BF16", 0xfcd4d05f894ff1ee},
     {"dense 1d2d: accumulates FP32", 0xc01e29e896a5e276},

@@ -184,8 +184,8 @@ const std::vector<Fault> kRaceFaults{
     {"column scales are read after the stage was released",
      "gemm_multiply.cuh",
      "next_stage(c, state);\n    if constexpr (kScaleTerms) {\n      promote",
-     "next_stage(c, state);\n    if (kColumnScales) load_column_scales(columns, c, stage, 0, "
-     "tile_column);\n    if constexpr (kScaleTerms) {\n      promote",
+     "next_stage(c, state);\n    if (kColumnScales) load_column_scales(columns, at.column_scales, "
+     "site);\n    if constexpr (kScaleTerms) {\n      promote",
      "dense 1d1d: accumulates",
      {"nothing orders the two"}},
     {"rows are copied before all lanes have staged them",
@@ -256,8 +256,8 @@ const std::vector<Fault> kOtherFaults{
      {"wrong result"}},
     {"K advances by twice its step",
      "gemm_multiply.cuh",
-     "block * (kBlockN * kBlockK >> 4) + k * 2;",
-     "block * (kBlockN * kBlockK >> 4) + k * 4;",
+     "matrix_descriptor(at.b + k * 2)",
+     "matrix_descriptor(at.b + k * 4)",
      "dense 1d2d: tails",
      {"ends in", "wrong result", "outside", "the stride of"}},
     {"the next stage is multiplied from where this one lies",

@@ -80,6 +80,7 @@ std::vector<NamedCase> dense_cases() {
       {"three warpgroups", plain(dense(136, 400), 193, "192x128/3x1/s3/c1x1/r2")},
       {"two waves, whole rounds", plain(dense(128, 1024), 300, "256x128/2x1/s4/c1x1/r8")},
       {"two by one warpgroups in N", plain(dense(264, 400), 70, "64x128/1x2/s4/c1x1/r8")},
+      {"half blocks of columns in N", plain(dense(200, 400), 130, "64x96/1x2/s4/c1x1/r8")},
       {"mixed types, narrow",
        plain(types(dense(72, 272), kE5m2, kE4m3), 65, "64x24/1x1/s6/c1x1/r8")},
       {"accumulates BF16",
