@@ -205,15 +205,13 @@ constexpr std::array kShapes1d1d{Shape{64, 1, 2, 64, 256},   Shape{128, 2, 1, 32
 constexpr std::array kWidths{16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256};
 
 // Short K is bound by writing D: taller bands then keep more of it close together (1 % at K = 512
-// and 1536, M = 4096; 8 is better from K = 2048 on). Groups have a partly valid, cheaper tile row
-// each: a height without a common factor with 132 SMs deals those out to all CTAs (masked, 6 groups
-// of about 1024 rows, 4096x4096: 166 us with 7, 172 and more with 4, 8 and 16). Contiguous groups
-// have more whole ones, and go one after the other while a group's weights fit into L2 beside the
-// rest (4 and 8 groups, 4096x2048 to 7168x3072: 0.8 % less than bands of 8; 6144x7168: 0.6 % more).
+// and 1536, M = 4096; 8 is better from K = 2048 on). The tile rows of a group go one after the other
+// while its weights fit into L2 beside the rest (6 masked groups of about 1024 rows: 4096x2048
+// 86.0 us so, 87.1 in bands of 8, 7168x3072 212.8 and 208.2, 6144x7168 419.7 and 398.9; 4
+// contiguous groups 7168x3072 1030 and 1020).
 std::int32_t raster_group(const Problem& p) {
-  constexpr std::int64_t kWeightsInL2 = 32 << 20;
+  constexpr std::int64_t kWeightsInL2 = 16 << 20;
   if (has_row_groups(p) && p.n * p.k <= kWeightsInL2) return 1;
-  if (p.layout == Layout::kGroupedMasked) return 7;
   return p.k <= 1536 ? 16 : 8;
 }
 

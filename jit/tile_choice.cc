@@ -86,14 +86,17 @@ Extents extents_of(const Problem& p, std::int64_t m) {
 // 0.6 to 1.3 of what is expected of masked groups, where callers say the mean or for safety more. A
 // partly valid tile counts in full, as skipping its empty waves saves a quarter of its time at
 // most. (H200, 32 masked groups, 192 expected, 4 (N, K), six draws: 192-row tiles, which three
-// groups of eight need two of, take 8 % longer than 256 rows.)
+// groups of eight need two of, take 8 % longer than 256 rows.) A cluster of two along M takes lone
+// tile rows (schedule.cuh) in pairs of columns.
 double tile_rows(const Problem& p, const Tile& t, double rows) {
-  const double block = t.block_m * t.cluster_m;
-  if (!has_row_groups(p)) return std::ceil(rows / block);
+  const auto of_rows = [&](double r) {
+    if (has_row_groups(p) && t.cluster_m == 2) return std::ceil(r / t.block_m) / 2;
+    return std::ceil(r / (t.block_m * t.cluster_m));
+  };
+  if (!has_row_groups(p)) return of_rows(rows);
   const int sizes = p.layout == Layout::kGroupedMasked ? 8 : 6;
   double sum = 0;
-  for (int i = 0; i < sizes; ++i)
-    sum += std::ceil(std::max(1.0, std::round(rows * (1.3 - 0.1 * i))) / block);
+  for (int i = 0; i < sizes; ++i) sum += of_rows(std::max(1.0, std::round(rows * (1.3 - 0.1 * i))));
   return sum / sizes;
 }
 

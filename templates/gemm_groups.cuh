@@ -8,7 +8,8 @@
 #include "gemm_shape.cuh"
 
 // M-major SFA comes by TMA, whose first coordinate has to be a multiple of 16 bytes.
-constexpr TileSize kSize{kBlockM * kClusterM, kBlockN * kClusterN, kSfaRowMajor ? 1 : 4};
+constexpr TileSize kSize{kBlockM * kClusterM, kBlockN* kClusterN, kSfaRowMajor ? 1 : 4,
+                         lone_rows(kBlockM, kClusterM)};
 
 struct SharedArray {
   u32 address;
@@ -54,6 +55,16 @@ KILN_DEVICE GroupRows group_rows(const GemmParams& p, const SharedTable& table, 
   }
 }
 
+// The sum of the values of the lanes up to this one.
+KILN_DEVICE u32 sum_up_to_lane(u32 value) {
+#pragma unroll
+  for (u32 offset = 1; offset < 32; offset *= 2) {
+    const u32 below = __shfl_up_sync(0xffffffffu, value, offset);
+    if (threadIdx.x % 32 >= offset) value += below;
+  }
+  return value;
+}
+
 // All threads. Reads what the previous kernel may have written.
 KILN_DEVICE void make_group_table(const GemmParams& p, u32 smem) {
   const SharedTable table = group_table(smem);
@@ -65,22 +76,16 @@ KILN_DEVICE void make_group_table(const GemmParams& p, u32 smem) {
       const bool exists = group < p.groups;
       const GroupRows rows = exists ? group_rows(p, table, group) : GroupRows{0, 0};
       const TileRows tiles = tiles_of(rows, kSize);
-      const u32 partial_groups = __ballot_sync(0xffffffffu, tiles.partial != 0);
-      u32 sum = tiles.whole;
-#pragma unroll
-      for (u32 offset = 1; offset < 32; offset *= 2) {
-        const u32 below = __shfl_up_sync(0xffffffffu, sum, offset);
-        if (threadIdx.x >= offset) sum += below;
-      }
+      const u32 own_whole = tiles.whole, own_partial = tiles.partial_tiles(kTilesN);
+      const u32 last_whole = sum_up_to_lane(own_whole), last_partial = sum_up_to_lane(own_partial);
       if (exists) {
-        table.first_whole.set(group, whole + sum - tiles.whole);
-        table.first_partial.set(group,
-                                partial + __popc(partial_groups & ((1u << threadIdx.x) - 1)));
+        table.first_whole.set(group, whole + last_whole - own_whole);
+        table.first_partial.set(group, partial + last_partial - own_partial);
         table.start.set(group, rows.start);
         table.end.set(group, rows.end);
       }
-      whole += __shfl_sync(0xffffffffu, sum, 31);
-      partial += __popc(partial_groups);
+      whole += __shfl_sync(0xffffffffu, last_whole, 31);
+      partial += __shfl_sync(0xffffffffu, last_partial, 31);
     }
     if (threadIdx.x == 0) {
       table.first_whole.set(p.groups, whole);
@@ -121,7 +126,7 @@ KILN_DEVICE Site site_of(const Params& params, const Work& w, u32 item) {
 // A cluster's tile as this CTA has it.
 KILN_DEVICE Site of_this_cta(Site s, const Work& w) {
   if constexpr (!kColumnScales) s.k = {0, kPartStages};
-  s.row += w.cta_m * kBlockM;
+  if (!s.lone) s.row += w.cta_m * kBlockM;
   s.column += w.cta_n * kBlockN;
   return s;
 }
@@ -147,7 +152,7 @@ KILN_DEVICE void for_each_tile(const Params& p, const Work& w, u32 smem, Visit v
   if constexpr (kRowGroups) {
     const SharedTable table = group_table(smem);
     RowGroupWalk<SharedArray> walk(table, gemm_of(p).groups, kSize,
-                                   {kTilesN, w.num_clusters, kRasterGroup}, w.cluster);
+                                   {kTilesN, w.num_clusters, kRasterGroup}, w.cluster, w.cta_m);
     for (Site s; walk.next(s);) visit(of_this_cta(s, w));
   } else {
     for (u32 item = w.cluster; item < gemm_of(p).num_tiles; item += w.num_clusters) {

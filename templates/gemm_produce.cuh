@@ -48,6 +48,7 @@ struct Loads {
   u32 slice_a, slice_b;
   u32 k, k_scales;  // first k-block in the operands and in the scales
   u64 policy_b;
+  bool lone;  // B is this CTA's alone
 };
 
 template <class Params>
@@ -67,15 +68,21 @@ KILN_DEVICE Loads loads_of(const Params& params, const Work& w, const Site& s) {
   // B that is read once or twice leaves L2 first and spares what is used again. H200, L2 flushed:
   // 3 to 9 % at M = 1 and 128; with more reads of B it costs up to 17 %.
   l.policy_b = s.group_tiles <= 2 ? kEvictFirst : kEvictNormal;
+  l.lone = s.lone;
   return l;
 }
 
 KILN_DEVICE void load_b(const Work& w, u32 smem, u32 stage, const Loads& l, u32 step) {
   constexpr u32 kRows = kBlockN / kClusterM;
   const u32 full = smem + kSmem.full + stage * 8;
-  const u32 b = smem + kSmem.b + stage * kSmem.b_stage_bytes + w.cta_m * kRows * kBlockK;
+  const u32 stage_b = smem + kSmem.b + stage * kSmem.b_stage_bytes;
+  const u32 b = stage_b + w.cta_m * kRows * kBlockK;
   const u32 at = w.k_begin + step * kStageBlocks, k = (l.k + at) * kBlockK;
-  if constexpr (kClusterM > 1) {  // ranks cta_n * kClusterM + 0, 1, ...
+  if (kSize.lone_rows != 0 && kRowGroups && l.lone) {
+#pragma unroll
+    for (u32 row = 0; row < kBlockN; row += kRows)
+      load<kSlicedB>(stage_b + row * kBlockK, *l.b, k, l.column + row, l.slice_b, full);
+  } else if constexpr (kClusterM > 1) {  // ranks cta_n * kClusterM + 0, 1, ...
     constexpr u32 kColumn = (1u << kClusterM) - 1;
     load_multicast<kSlicedB>(b, *l.b, k, l.row_b, l.slice_b, full,
                              kColumn << (w.cta_n * kClusterM));

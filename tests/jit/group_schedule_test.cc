@@ -21,10 +21,12 @@ constexpr u32 kWave = 64;  // every tile height is a multiple of it
 struct TileShape {
   u32 block_m, block_n, cluster_m, cluster_n, raster_group;
   u32 row_unit = 1;
-  TileSize of_cluster() const { return {block_m * cluster_m, block_n * cluster_n, row_unit}; }
+  TileSize of_cluster() const {
+    return {block_m * cluster_m, block_n * cluster_n, row_unit, lone_rows(block_m, cluster_m)};
+  }
 };
 
-TileSize rows_only(u32 rows, u32 row_unit = 1) { return {rows, 8, row_unit}; }
+TileSize rows_only(u32 rows, u32 row_unit = 1) { return {rows, 8, row_unit, 0}; }
 
 // Heights, widths and clusters of the menu, each combination once.
 std::vector<TileShape> menu(const jit::Problem& problem) {
@@ -56,26 +58,24 @@ struct Array {
   std::vector<u32> values;
   u32 operator()(u32 index) const { return values.at(index); }
 };
-GroupTable<Array> table_of(const std::vector<GroupRows>& groups, TileSize size) {
+GroupTable<Array> table_of(const std::vector<GroupRows>& groups, TileSize size, u32 num_n) {
   GroupTable<Array> table;
-  TileRows total{0, 0};
+  u32 whole = 0, partial = 0;
   for (const GroupRows& rows : groups) {
-    table.first_whole.values.push_back(total.whole);
-    table.first_partial.values.push_back(total.partial);
+    table.first_whole.values.push_back(whole);
+    table.first_partial.values.push_back(partial);
     table.start.values.push_back(rows.start);
     table.end.values.push_back(rows.end);
-    total.whole += tiles_of(rows, size).whole;
-    total.partial += tiles_of(rows, size).partial;
+    const TileRows tiles = tiles_of(rows, size);
+    whole += tiles.whole;
+    partial += tiles.partial_tiles(num_n);
   }
-  table.first_whole.values.push_back(total.whole);
-  table.first_partial.values.push_back(total.partial);
+  table.first_whole.values.push_back(whole);
+  table.first_partial.values.push_back(partial);
   return table;
 }
 
-u32 all_tiles_of(GroupRows rows, TileSize size) {
-  const TileRows tiles = tiles_of(rows, size);
-  return tiles.whole + tiles.partial;
-}
+u32 all_tiles_of(GroupRows rows, TileSize size) { return tiles_of(rows, size).all(); }
 
 // How often each wave of each group's tiles is visited in each column of tiles, and how many rows
 // of each group in all.
@@ -146,32 +146,55 @@ bool is_fair(const std::vector<Share>& shares) {
          spread(by_all, [](Share s) { return s.whole + s.partial; }) <= 1;
 }
 
+// The tiles of a cluster as one of its CTAs along M has them.
+std::vector<Site> sites_of(const GroupTable<Array>& table, TileSize size, Grid grid, u32 cluster,
+                           u32 cta_m) {
+  const auto num_groups = static_cast<u32>(table.start.values.size());
+  RowGroupWalk<Array> walk(table, num_groups, size, grid, cluster, cta_m);
+  std::vector<Site> sites;
+  for (Site site; walk.next(site);) sites.push_back(site);
+  return sites;
+}
+
+// Two CTAs of a cluster go through the same tiles, but take the columns of lone ones in turn.
+bool go_together(const std::vector<Site>& a, const std::vector<Site>& b, u32 columns) {
+  const auto fits = [&](const Site& x, const Site& y) {
+    return x.group == y.group && x.row == y.row && x.lone == y.lone &&
+           x.column + (x.lone ? columns : 0) == y.column;
+  };
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), fits);
+}
+
 // Runs all clusters one after the other, as the kernel's loops do. Empty when each part of each
 // group was visited once.
 std::string run_row_groups(const std::vector<GroupRows>& groups, u32 n, const TileShape& shape,
                            u32 num_clusters) {
   const TileSize size = shape.of_cluster();
-  const GroupTable<Array> table = table_of(groups, size);
-  const auto num_groups = static_cast<u32>(groups.size());
-  const u32 num_n = (n + size.columns - 1) / size.columns;
+  const Grid grid{(n + size.columns - 1) / size.columns, num_clusters, shape.raster_group};
+  const GroupTable<Array> table = table_of(groups, size, grid.num_n);
   Visits visits(groups, n, shape);
   std::vector<Share> shares(num_clusters);
   for (u32 cluster = 0; cluster < num_clusters; ++cluster) {
-    RowGroupWalk<Array> walk(table, num_groups, size, {num_n, num_clusters, shape.raster_group},
-                             cluster);
-    for (Site site; walk.next(site);) {
-      if (site.row >= site.row_end) return "a cluster without rows";
-      if (site.group_tiles != all_tiles_of(groups[site.group], size)) return "wrong tile count";
+    const std::vector<Site> of_first = sites_of(table, size, grid, cluster, 0);
+    for (const Site& site : of_first)
       ++(site.row + size.rows <= site.row_end ? shares[cluster].whole : shares[cluster].partial);
-      for (u32 cta = 0; cta < shape.cluster_m * shape.cluster_n; ++cta) {
-        const u32 row = site.row + cta % shape.cluster_m * shape.block_m;
-        const u32 column = site.column + cta / shape.cluster_m * shape.block_n;
+    for (u32 cta_m = 0; cta_m < shape.cluster_m; ++cta_m) {
+      const std::vector<Site> sites = sites_of(table, size, grid, cluster, cta_m);
+      if (cta_m > 0 && !go_together(of_first, sites, size.columns))
+        return "CTAs of a cluster with other tiles";
+      for (const Site& site : sites) {
+        if (site.row >= site.row_end) return "a cluster without rows";
+        if (site.group_tiles != all_tiles_of(groups[site.group], size)) return "wrong tile count";
+        const u32 row = site.row + (site.lone ? 0 : cta_m * shape.block_m);
         const u32 begin = std::max(row, site.row_begin);
         const u32 end_of_tile = std::min(row + shape.block_m, site.row_end);
-        if (begin >= end_of_tile || column >= n) continue;  // beyond D: nothing is stored
-        if (std::string wrong = visits.visit(site.group, row, begin, end_of_tile, column);
-            !wrong.empty())
-          return wrong;
+        for (u32 column = site.column; column < site.column + size.columns;
+             column += shape.block_n) {
+          if (begin >= end_of_tile || column >= n) continue;  // beyond D: nothing is stored
+          if (std::string wrong = visits.visit(site.group, row, begin, end_of_tile, column);
+              !wrong.empty())
+            return wrong;
+        }
       }
     }
   }
@@ -265,6 +288,66 @@ TEST_CASE("thousands of random group shapes are visited exactly once at every al
   }
 }
 
+TEST_CASE("a tile row for one of two CTAs alone takes half as many tiles of the cluster",
+          "[schedule]") {
+  const TileShape shape{128, 8, 2, 1, 8};
+  const std::vector<GroupRows> groups{{0, 300}, {0, 500}};  // 256 and 44, 256 and 244
+  for (const u32 num_n : {1u, 2u, 7u}) {
+    const GroupTable<Array> table = table_of(groups, shape.of_cluster(), num_n);
+    std::size_t tiles = 0, lone = 0;
+    for (u32 cluster = 0; cluster < 3; ++cluster) {
+      for (const Site& site : sites_of(table, shape.of_cluster(), {num_n, 3, 8}, cluster, 0)) {
+        ++tiles;
+        lone += site.lone;
+      }
+    }
+    CHECK(lone == (num_n == 1 ? 0 : (num_n + 1) / 2));
+    CHECK(tiles == 3 * num_n + (num_n + 1) / 2);
+  }
+}
+
+TEST_CASE("a partial tile's turn comes with the whole tiles of its column", "[schedule]") {
+  const TileShape shape{128, 8, 1, 1, 8};
+  const std::vector<GroupRows> groups{{0, 900}, {0, 1100}, {0, 100}, {0, 1300}};
+  constexpr u32 kColumns = 40, kClusters = 13;
+  const GroupTable<Array> table = table_of(groups, shape.of_cluster(), kColumns);
+  for (u32 cluster = 0; cluster < kClusters; ++cluster) {
+    const Site* whole = nullptr;
+    for (const Site& site :
+         sites_of(table, shape.of_cluster(), {kColumns, kClusters, 8}, cluster, 0)) {
+      if (site.row + 128 <= site.row_end) {
+        whole = &site;
+      } else if (site.group == 3) {  // the last group's come last
+        REQUIRE(whole->group == 3);
+      } else if (whole != nullptr && whole->group == site.group) {
+        REQUIRE(whole->column / 8 + 4 >= site.column / 8);
+        REQUIRE(whole->column / 8 <= site.column / 8 + 4);
+      }
+    }
+  }
+}
+
+TEST_CASE("a group's tiles are visited once, in bands of about raster_group rows", "[schedule]") {
+  constexpr u32 kColumns = 5;
+  for (const u32 raster : {1u, 2u, 7u, 8u, 16u, 1024u}) {
+    for (u32 rows = 1; rows < 300; ++rows) {
+      const u32 last = last_band(rows, raster);
+      INFO(raster << " " << rows);
+      REQUIRE(last % raster == 0);
+      REQUIRE(rows - last <= raster + raster / 2);
+      REQUIRE((rows - last >= (raster + 1) / 2 || last == 0));
+      std::vector<u32> visits(rows * kColumns, 0);
+      for (u32 item = 0; item < rows * kColumns; ++item) {
+        const TileCoord t = tile_in_group(item, rows, kColumns, raster);
+        REQUIRE((t.m < rows && t.n < kColumns));
+        REQUIRE((t.m >= last) == (item >= last * kColumns));
+        ++visits[t.m * kColumns + t.n];
+      }
+      REQUIRE(std::all_of(visits.begin(), visits.end(), [](u32 count) { return count == 1; }));
+    }
+  }
+}
+
 TEST_CASE("a group's rows are those that its ends and the alignment say", "[schedule]") {
   const auto groups = rows_by_ends({0, 1, 127, 0, 128, 129}, 128, 0);
   const std::vector<std::pair<u32, u32>> expected{{0, 0},     {0, 1},     {128, 255},
@@ -316,7 +399,7 @@ TEST_CASE("the group of a tile row is found among empty groups", "[schedule]") {
   std::mt19937 random(13);
   for (int round = 0; round < 2000; ++round) {
     const GroupTable<Array> table =
-        table_of(rows_by_ends(random_sizes(random, random_groups(random)), 1, 0), rows_only(64));
+        table_of(rows_by_ends(random_sizes(random, random_groups(random)), 1, 0), rows_only(64), 1);
     const auto& first = table.first_whole.values;
     const auto at = [&](u32 i) { return first[i]; };
     for (u32 tile = 0; tile < first.back(); tile += 1 + random() % 7) {
