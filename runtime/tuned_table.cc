@@ -203,10 +203,11 @@ std::optional<std::vector<TunedInterval>> fitted(const TunedEntry& entry,
 std::optional<double> distance(const jit::Problem& a, const jit::Problem& b) {
   const double n = factor(a.n, b.n), k = factor(a.k, b.k), groups = factor(a.groups, b.groups);
   if (n > kNearestN || k > kNearestK || groups > kNearestGroups) return std::nullopt;
-  // In units of what is allowed.
+  // In units of what is allowed. The other major of SFA costs less than another N: 4096x2048x7168
+  // with row-major scales takes 84.6 us with its M-major tile, and 93.1 with that of N = 2112 (H200).
   return std::log(n) / std::log(kNearestN) + std::log(k) / std::log(kNearestK) +
          std::log(groups) / std::log(kNearestGroups) + (a.group_form == b.group_form ? 0 : 0.5) +
-         (a.sfa_major == b.sfa_major ? 0 : 0.5);
+         (a.sfa_major == b.sfa_major ? 0 : 0.1);
 }
 
 // The end of a long path: the text goes into fields of limited size.

@@ -93,6 +93,17 @@ TEST_CASE("an entry for the other major of row scales is near", "[tuned]") {
   CHECK(table_of({entry(m)}).find(m, kMachine).match == TunedMatch::kExact);
 }
 
+TEST_CASE("the same N and K with the other major of row scales is nearer than another N",
+          "[tuned]") {
+  jit::Problem row = dense(2048);
+  row.sfa_major = jit::ScaleMajor::kRow;
+  jit::Problem m = row, other_n = row;
+  m.sfa_major = jit::ScaleMajor::kM;
+  other_n.n = 2112;
+  const auto found = table_of({entry(other_n), entry(m)}).find(row, kMachine);
+  CHECK(contains(found.why, "nearest entry n=2048"));
+}
+
 TEST_CASE("of several tables the first exact match wins, then the first nearest", "[tuned]") {
   TunedEntry other = entry();
   other.intervals[0].us = 99;
