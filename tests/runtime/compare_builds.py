@@ -18,9 +18,11 @@ Needs a Hopper GPU and PyTorch, for --deep-gemm its Python package and nvcc. Exi
 """
 import argparse
 import importlib
+import itertools
 import json
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -42,7 +44,10 @@ class Candidate:
     def __init__(self, kiln, tile, case):
         self.kiln = kiln
         self.plan = kiln.plan(case.describe(), None if tile == DEFAULT else kt.parse_tile(tile))
-        kiln.prepare(self.plan, case.prepare_m)
+        self.m = case.prepare_m
+
+    def prepare(self):
+        self.kiln.prepare(self.plan, self.m)
 
     def launch(self, operands):
         self.kiln.launch(self.plan, operands)
@@ -114,11 +119,15 @@ def main():
     kilns = [kt.Kiln(library) for library in arguments.libraries]
     flush = torch.empty(8 << 30, dtype=torch.uint8, device="cuda")
     print(torch.cuda.get_device_name(), "CUDA", torch.version.cuda)
-    for row in rows:
-        case = anchors.make_case(row, arguments.sfa, False)
+    cases = [anchors.make_case(row, arguments.sfa, False) for row in rows]
+    builds_of = [[Candidate(kiln, tile, case) for tile in arguments.tiles for kiln in kilns] for case in cases]
+    with ThreadPoolExecutor() as pool:  # compiles everything at once, on all cores
+        list(pool.map(Candidate.prepare, itertools.chain(*builds_of)))
+    while cases:
+        case, builds = cases.pop(0), builds_of.pop(0)
+        row = case.row
         if arguments.group_rows and row["layout"] == "masked":
             case.rows = [arguments.group_rows] * row["groups"]
-        builds = [Candidate(kiln, tile, case) for tile in arguments.tiles for kiln in kilns]
         candidates = builds + ([DeepGemm(case)] if arguments.deep_gemm else [])
         draws = []
         for operands in anchors.each_draw(case, kilns[0], arguments.draws):
