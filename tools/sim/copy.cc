@@ -300,6 +300,8 @@ void tma_load(std::uint32_t to, const void* address, const std::uint32_t* at, st
   Machine& m = *machine;
   m.maybe_yield();
   check_waited("a TMA load", where);
+  to = own_offset(to, where);
+  barrier = own_offset(barrier, where);
   const kiln::sim::TensorMap& map = map_at(address, rank, where);
   if (at[0] * map.element_bytes % 16 != 0)
     m.fail(where, fmt::format("a TMA load from column {} of {}-byte elements: the first coordinate "
@@ -317,6 +319,7 @@ void tma_store(const void* address, const std::uint32_t* at, std::uint32_t rank,
   Machine& m = *machine;
   m.maybe_yield();
   check_waited("a TMA store", where);
+  from = own_offset(from, where);
   const kiln::sim::TensorMap& map = map_at(address, rank, where);
   Cta& cta = *m.current->cta;
   const std::uint32_t bytes = box_bytes(map);
@@ -362,6 +365,7 @@ void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes, bool va
   Machine& m = *machine;
   m.maybe_yield();
   check_waited("cp.async", where);
+  to = own_offset(to, where);
   Cta& cta = *m.current->cta;
   check_range(cta, to, bytes, bytes, "cp.async", where);
   if (valid && reinterpret_cast<std::uintptr_t>(from) % bytes != 0)
@@ -385,9 +389,9 @@ void store_async(std::uint32_t remote, const float (&values)[4], std::uint32_t r
                  const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
-  const std::uint32_t rank = (remote >> 24) - 1;
-  const std::uint32_t to = remote & 0xffffff, barrier = remote_barrier & 0xffffff;
-  if (rank >= m.ctas.size() || remote >> 24 != remote_barrier >> 24)
+  const std::uint32_t rank = (remote >> kRankShift) - 1;
+  const std::uint32_t to = offset_in_cta(remote), barrier = offset_in_cta(remote_barrier);
+  if (rank >= m.ctas.size() || remote >> kRankShift != remote_barrier >> kRankShift)
     m.fail(where,
            fmt::format("a st.async to {:#x} that completes on {:#x}: both must be mapa's, of "
                        "one CTA of the cluster of {}",

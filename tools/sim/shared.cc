@@ -17,6 +17,15 @@ std::string reader_of(const Cta& cta, std::uint32_t address) {
 
 }  // namespace
 
+std::uint32_t own_offset(std::uint32_t address, const Where& where) {
+  const std::uint32_t rank = address >> kiln_sim::kRankShift, own = machine->current->cta->rank;
+  if (rank != own)
+    machine->fail(where, fmt::format("shared address {:#x} is CTA {}'s of the cluster, not this "
+                                     "one's ({}): others' are reached through mapa",
+                                     address, rank, own));
+  return kiln_sim::offset_in_cta(address);
+}
+
 void check_range(const Cta& cta, std::uint32_t address, std::uint32_t bytes, std::uint32_t unit,
                  const char* what, const Where& where) {
   if (!cta.shared.contains(address, bytes))
@@ -73,6 +82,7 @@ using namespace kiln::sim;
 void load_shared(std::uint32_t address, void* to, std::uint32_t bytes, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
+  address = own_offset(address, where);
   Cta& cta = *m.current->cta;
   check_range(cta, address, bytes, bytes, "a load", where);
   for (std::uint32_t w = SharedMemory::word(address); w < SharedMemory::word(address + bytes);
@@ -91,6 +101,7 @@ void store_shared(std::uint32_t address, const void* from, std::uint32_t bytes,
                   const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
+  address = own_offset(address, where);
   Thread& thread = *m.current;
   Cta& cta = *thread.cta;
   check_range(cta, address, bytes, bytes, "a store", where);
@@ -117,8 +128,9 @@ void store_matrix(std::uint32_t address, const std::uint32_t* registers, std::ui
     rows[lane] = static_cast<std::uint32_t>(m.current->warp->out[lane]);
   const std::uint32_t lane = m.current->lane;
   for (std::uint32_t i = 0; i < count; ++i) {
-    check_range(*m.current->cta, rows[i * 8 + lane / 4], 16, 16, "stmatrix", where);
-    store_shared(rows[i * 8 + lane / 4] + lane % 4 * 4, registers + i, 4, where);
+    const std::uint32_t row = rows[i * 8 + lane / 4];
+    check_range(*m.current->cta, own_offset(row, where), 16, 16, "stmatrix", where);
+    store_shared(row + lane % 4 * 4, registers + i, 4, where);
   }
 }
 

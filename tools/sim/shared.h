@@ -9,6 +9,9 @@
 
 namespace kiln::sim {
 
+// Where an address of the running CTA lies in its shared memory.
+std::uint32_t own_offset(std::uint32_t address, const Where& where);
+
 // The bytes lie in the CTA's shared memory, at a multiple of `unit`.
 void check_range(const Cta& cta, std::uint32_t address, std::uint32_t bytes, std::uint32_t unit,
                  const char* what, const Where& where);

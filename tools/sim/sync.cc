@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "tools/sim/machine.h"
+#include "tools/sim/shared.h"
 
 namespace kiln::sim {
 
@@ -119,6 +120,7 @@ using namespace kiln::sim;
 
 void barrier_init(std::uint32_t address, std::uint32_t count, const Where& where) {
   Machine& m = *machine;
+  address = own_offset(address, where);
   SharedMemory& shared = m.current->cta->shared;
   if (address % 8 != 0 || !shared.contains(address, 8))
     m.fail(where, fmt::format("mbarrier.init at {}: it must be 8 bytes of shared memory, 8-byte "
@@ -141,12 +143,13 @@ void barrier_init_fence() {
 void barrier_arrive(std::uint32_t barrier, std::uint32_t count, std::uint32_t bytes,
                     const Where& where) {
   machine->maybe_yield();
-  machine->arrive(*machine->current->cta, barrier, count, bytes, where);
+  machine->arrive(*machine->current->cta, own_offset(barrier, where), count, bytes, where);
 }
 
 void barrier_arrive_remote(std::uint32_t barrier, std::uint32_t rank, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
+  barrier = offset_in_cta(barrier);
   if (rank >= m.ctas.size())
     m.fail(where, fmt::format("an arrival in CTA {} of a cluster of {}", rank, m.ctas.size()));
   Cta& cta = *m.ctas[rank];
@@ -173,7 +176,7 @@ static void look_at(Thread& thread, Barrier& barrier, const Where& where) {
 bool barrier_look(std::uint32_t address, std::uint32_t parity, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
-  Barrier& barrier = m.barrier_at(*m.current->cta, address, where);
+  Barrier& barrier = m.barrier_at(*m.current->cta, own_offset(address, where), where);
   if ((barrier.phase & 1) == (parity & 1)) return false;
   look_at(*m.current, barrier, where);
   return true;
@@ -182,6 +185,7 @@ bool barrier_look(std::uint32_t address, std::uint32_t parity, const Where& wher
 bool barrier_try_wait(std::uint32_t address, std::uint32_t parity, const Where& where) {
   if (barrier_look(address, parity, where)) return true;
   Machine& m = *machine;
+  address = own_offset(address, where);
   Barrier& barrier = m.barrier_at(*m.current->cta, address, where);
   const auto done = [&] { return (barrier.phase & 1) != (parity & 1); };
   if (m.chance(16)) return false;  // as when the time limit of the instruction is over
@@ -228,7 +232,7 @@ void named_barrier(std::uint32_t name, std::uint32_t threads, bool waits, const 
 }
 
 void barrier_arrive_at(std::uint32_t remote_barrier, const Where& where) {
-  barrier_arrive_remote(remote_barrier & 0xffffff, (remote_barrier >> 24) - 1, where);
+  barrier_arrive_remote(remote_barrier, (remote_barrier >> kRankShift) - 1, where);
 }
 
 void cluster_arrive(const Where&) { machine->arrive_cluster(); }

@@ -39,9 +39,15 @@ KILN_SIM_API bool barrier_try_wait(std::uint32_t barrier, std::uint32_t parity, 
 KILN_SIM_API bool barrier_look(std::uint32_t barrier, std::uint32_t parity, const Where& where);
 KILN_SIM_API void barrier_init_fence();
 
-// ---- shared memory of another CTA: where mapa says ----
+// ---- shared memory of a cluster ----
+// A CTA's addresses carry its rank, as they do on a GPU.
+inline constexpr std::uint32_t kRankShift = 24;
+constexpr std::uint32_t offset_in_cta(std::uint32_t address) {
+  return address & ((1u << kRankShift) - 1);
+}
+// Where mapa says that another CTA's is.
 constexpr std::uint32_t remote_address(std::uint32_t address, std::uint32_t rank) {
-  return (rank + 1) << 24 | address;
+  return (rank + 1) << kRankShift | offset_in_cta(address);
 }
 KILN_SIM_API void barrier_arrive_at(std::uint32_t remote_barrier, const Where& where);
 KILN_SIM_API void store_async(std::uint32_t remote, const float (&values)[4],

@@ -11,7 +11,9 @@
 constexpr u32 kSharedBase = 1024;  // where a CTA's dynamic shared memory begins
 
 // Only ever asked of the dynamic shared memory, which is one array.
-KILN_DEVICE u32 smem_address(const void*) { return kSharedBase; }
+KILN_DEVICE u32 smem_address(const void*) {
+  return kiln_sim::cluster_rank() << kiln_sim::kRankShift | kSharedBase;
+}
 
 // ---- mbarrier ----
 
