@@ -36,9 +36,10 @@
 //
 // Row groups. A tile has rows of one group only; the last tile of a group may be partly valid. Of a
 // cluster of two along M each CTA takes a tile of its own, with all of its B, where the group has
-// no rows left for two (schedule.cuh); they hand stages back to each other all the same. Boxes of A
-// and waves without valid rows are skipped, and 16 rows that are not all valid are copied row by
-// row instead of by TMA. A warpgroup without any valid row only keeps step with the ring.
+// no rows left for two (schedule.cuh); they hand stages back to each other all the same.
+// Boxes of A and waves without valid rows are skipped, and 16 rows that are not all valid are
+// copied row by row instead of by TMA. A warpgroup without any valid row only keeps step with the
+// ring.
 //
 // Few rows. A tile of 8, 16 or 32 rows is the top of a WGMMA's 64: the rest of A is whatever lies
 // behind, and its results are dropped. What counts then is to keep much of B on its way to every
@@ -119,7 +120,6 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     add_parts(c, total[0]);
     state.ring = state.next_tile(c.part);
     state.is_full = false;
-    if constexpr (kAimsAhead) aim(c, state);
   }
   state.place = place;
   if constexpr (kClusterK > 1) {
@@ -139,34 +139,6 @@ KILN_DEVICE void pass_tile(const Consumer& c, ConsumerState& state) {
   }
 }
 
-// Stage 0's. How the descriptors' addresses are written decides whether ptxas keeps those of each
-// stage in uniform registers: sums with one base, and where warpgroups divide columns that have a
-// scale each, addresses of their own.
-KILN_DEVICE Operands first_operands(const Consumer& c) {
-  const auto descriptor = [&](u32 offset) {
-    return kColumnScales && kWarpgroupsM == 1 ? descriptor_address(c.smem + offset)
-                                              : descriptor_address(c.smem) + (offset >> 4);
-  };
-  const u32 row = c.row + (c.warp % 4 * kStoreRows + c.lane / 4) % kBlockM;
-  const u32 column = kColumnScales        ? c.column + c.lane % 4 * 2
-                     : kBlockN % 128 == 0 ? c.column / 128
-                                          : 0;
-  Operands at{descriptor(kSmem.a + c.row * kBlockK),
-              descriptor(kSmem.b + c.column * kBlockK),
-              descriptor(kSmem.sfa_terms + c.row * kTermBytes),
-              descriptor(kSmem.sfb_terms + c.column * kTermBytes),
-              c.smem + kSmem.sfa + row * 4,
-              c.smem + kSmem.sfb + column * 4};
-  if constexpr (kWholeRounds) {  // else worked out anew in each round
-    at.row_scales = opaque_register(at.row_scales);
-    if constexpr (!kAimsAhead) {
-      at.a = opaque_register(at.a);
-      at.b = opaque_register(at.b);
-    }
-  }
-  return at;
-}
-
 KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
   Consumer c;
   const u32 warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128 - 1, 0);
@@ -178,7 +150,17 @@ KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
   c.rank = w.rank;
   c.row = consumer % kWarpgroupsM * kWaveRows;
   c.column = kWarpgroupsN == 1 ? 0 : consumer / kWarpgroupsM * kWgN;
-  c.operands = first_operands(c);
+  const u32 base = descriptor_address(smem);
+  c.a = base + (kSmem.a >> 4) + c.row * (kBlockK >> 4);
+  c.b = base + (kSmem.b >> 4) + c.column * (kBlockK >> 4);
+  c.row_terms = base + (kSmem.sfa_terms >> 4) + c.row * (kTermBytes >> 4);
+  c.column_terms = base + (kSmem.sfb_terms >> 4) + c.column * (kTermBytes >> 4);
+  if constexpr (kWholeRounds && !kAimsAhead) {
+    c.a = opaque_register(c.a);
+    c.b = opaque_register(c.b);
+  }
+  c.row_scales = opaque_register(  // else worked out anew in each round
+      smem + kSmem.sfa + (c.row + (threadIdx.x / 32 % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4);
   c.releases =
       c.lane < kClusterSize && (c.lane % kClusterM == w.cta_m || c.lane / kClusterM == w.cta_n);
   c.store_warp = consumer * kStoreWarps + c.warp % 4;

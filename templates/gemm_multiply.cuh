@@ -22,10 +22,14 @@ KILN_DEVICE void keep(float (&registers)[kWgN / 2]) {  // pins the accumulators 
   for (u32 i = 0; i < kWgN / 2; ++i) keep_register(registers[i]);
 }
 
+// Where the operands of a k-block's WGMMAs begin, and the terms of its scales.
 constexpr u32 kMmas = kBlockK / 32;
+struct MmaOperands {
+  u32 a, b, row_terms, column_terms;
+};
 
 // Starts one wave of one k-block: 64 x kWgN x 128.
-KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], const Operands& at, u32 wave) {
+KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], const MmaOperands& at, u32 wave) {
   constexpr u32 kStrideA = kBlockM == 8 ? 0 : 8 * kBlockK;  // a tile of 8 rows repeats them
   const u32 first = wave * (kWaveStride * kBlockK >> 4);
   keep(sum);
@@ -43,21 +47,24 @@ KILN_DEVICE void start_mma(float (&sum)[kWgN / 2], const Operands& at, u32 wave)
 // 1d2d: the scale of a chunk of columns. 1d1d: of each column that this thread has in a fragment.
 constexpr u32 kColumnValues = kColumnScales ? kWgN / 4 : kScaleChunks;
 
-// 1d2d: where a warpgroup's columns begin, in blocks of 128 that have a scale each. Worked out for
-// a whole tile: instructions between two k-blocks leave the tensor cores idle. (H200, 128x192 in
+// 1d2d: where a warpgroup's columns begin, in blocks of 128 that have a scale each. Worked out once
+// for a tile: instructions between two k-blocks leave the tensor cores idle. (H200, 128x192 in
 // pairs, with 20 fewer of them 2,155 us, so 2,121: 4 groups 6144x7168.)
 struct ScaleSite {
-  u32 block;   // of those under the tile; 0 where that is whole blocks, as Operands has it
+  u32 block;   // of those under the tile
   u32 inside;  // column in it, a multiple of kScaleChunk
 };
 
 KILN_DEVICE ScaleSite scale_site(const Consumer& c, u32 tile_column) {
   const u32 column = (kBlockN % 128 == 0 ? 0 : tile_column % 128) + c.column;
-  return {kBlockN % 128 == 0 ? 0 : column / 128, kScaleChunk == 128 ? 0 : column % 128};
+  return {column / 128, kScaleChunk == 128 ? 0 : column % 128};
 }
 
-KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], u32 from, ScaleSite site) {
+KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], const Consumer& c, u32 stage,
+                                    u32 block, ScaleSite site) {
+  const u32 sfb = c.smem + kSmem.sfb + stage * kSmem.sfb_stage_bytes + block * kSfbSlotBytes;
   if constexpr (kColumnScales) {
+    const u32 from = sfb + (c.column + c.lane % 4 * 2) * 4;
 #pragma unroll
     for (u32 i = 0; i < kWgN / 8; ++i) {
       const float2 pair = ld_shared_v2_f32(from + i * 32);
@@ -68,19 +75,13 @@ KILN_DEVICE void load_column_scales(float (&scales)[kColumnValues], u32 from, Sc
     float of_block[kWgScales];
 #pragma unroll
     for (u32 i = 0; i < kWgScales; ++i)  // what lies behind the tile's last block is not needed
-      of_block[i] = ld_shared_f32(from + min(site.block + i, kScaleSpan - 1) * 4);
+      of_block[i] = ld_shared_f32(sfb + min(site.block + i, kScaleSpan - 1) * 4);
 #pragma unroll
     for (u32 i = 0; i < kScaleChunks; ++i) {
       const u32 begin = i * kScaleChunk, lower = begin / 128, upper = min(lower + 1, kWgScales - 1);
       scales[i] = site.inside + begin % 128 < 128 ? of_block[lower] : of_block[upper];
     }
   }
-}
-
-constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from its first
-
-KILN_DEVICE float2 load_row_scales(u32 from) {
-  return {ld_shared_f32(from), ld_shared_f32(from + kLowerRows * 4)};
 }
 
 // The factor of accumulator register i.
@@ -114,7 +115,7 @@ KILN_DEVICE void promote(float (&total)[kWgN / 2], const float (&sum)[kWgN / 2],
 struct ConsumerState {
   Ring<kStages> ring;
   bool is_full = false;  // the stage that ring is at, as looked at before
-  Operands at;           // where that stage's lie
+  MmaOperands at;        // its operands
   Slots slots;
   Place place;           // of the finished tile
   bool pending = false;  // there is one
@@ -145,27 +146,23 @@ KILN_DEVICE void wait_full(const Consumer& c, const ConsumerState& state) {
   if (!state.is_full) wait(c.smem + kSmem.full + state.ring.stage * 8, state.ring.phase);
 }
 
-KILN_DEVICE Operands operands_at(const Consumer& c, u32 stage) {
-  const Operands& first = c.operands;
-  return {first.a + stage * (kSmem.a_stage_bytes >> 4),
-          first.b + stage * (kSmem.b_stage_bytes >> 4),
-          first.row_terms + stage * (kBlockM * kTermBytes >> 4),
-          first.column_terms + stage * (kBlockN * kTermBytes >> 4),
-          first.row_scales + stage * kSmem.sfa_stage_bytes,
-          first.column_scales + stage * kSmem.sfb_stage_bytes};
+// A 64-row part of A and this warpgroup's columns of B in a k-block of a stage. (What a WGMMA reads
+// beyond 16 or 32 rows is in the next stages.)
+KILN_DEVICE MmaOperands operands_at(const Consumer& c, u32 stage, u32 block) {
+  return {c.a + stage * (kSmem.a_stage_bytes >> 4) + block * (kBlockM * kBlockK >> 4),
+          c.b + stage * (kSmem.b_stage_bytes >> 4) + block * (kBlockN * kBlockK >> 4),
+          c.row_terms + stage * (kBlockM * kTermBytes >> 4),
+          c.column_terms + stage * (kBlockN * kTermBytes >> 4)};
 }
 
-// Has the addresses of the stage that comes next before it is full.
+// Has the operands of the stage that comes next before it is full.
 KILN_DEVICE void aim(const Consumer& c, ConsumerState& state) {
-  Operands& at = state.at = operands_at(c, state.ring.stage);
-  at.a = opaque_register(at.a);
-  at.b = opaque_register(at.b);
+  state.at = operands_at(c, state.ring.stage, 0);
+  state.at.a = opaque_register(state.at.a);
+  state.at.b = opaque_register(state.at.b);
   if constexpr (kScaleTerms) {
-    at.row_terms = opaque_register(at.row_terms);
-    at.column_terms = opaque_register(at.column_terms);
-  } else if (!kWholeRounds && kWaves == 1) {
-    at.row_scales = opaque_register(at.row_scales);
-    at.column_scales = opaque_register(at.column_scales);
+    state.at.row_terms = opaque_register(state.at.row_terms);
+    state.at.column_terms = opaque_register(state.at.column_terms);
   }
 }
 
@@ -183,13 +180,19 @@ KILN_DEVICE void next_stage(const Consumer& c, ConsumerState& state) {
 // Starts the WGMMA that makes the factors of a wave's sums. start_mma() commits it with its own.
 // The terms: rows of 16 bytes one behind the other, and for the upper half of K the same ones
 // again.
-KILN_DEVICE void start_products(float (&products)[kWgN / 2], const Operands& at, u32 wave) {
+KILN_DEVICE void start_products(float (&products)[kWgN / 2], const MmaOperands& at, u32 wave) {
   constexpr u64 kEightRows = static_cast<u64>(8 * kTermBytes >> 4) << 32;
   keep(products);
   wgmma_fence();
   wgmma_of_terms(products, kEightRows | (at.row_terms + wave * (kWaveStride * kTermBytes >> 4)),
                  kEightRows | at.column_terms);
 }
+
+// Where the scale of a thread's first row lies, for the first k-block of a stage.
+KILN_DEVICE u32 row_scales_at(const Consumer& c, u32 stage) {
+  return c.row_scales + stage * kSmem.sfa_stage_bytes;
+}
+constexpr u32 kLowerRows = kBlockM == 8 ? 0 : 8;  // a thread's second row, from its first
 
 // One sum serves all waves in turn. With two, and WGMMAs in flight while one is promoted, an H200
 // took 2 to 7 % longer (4096x7168x16384, 128x128 and 128x192 of two waves, also of zeros).
@@ -200,25 +203,27 @@ template <bool kFirst>
 KILN_DEVICE void multiply(const GemmParams& p, const Consumer& c, ConsumerState& state,
                           float (&total)[kWaves][kWgN / 2], float (&sum)[kWgN / 2],
                           float (&products)[kWgN / 2], ScaleSite site, u32 waves) {
-  const Operands at = kAimsAhead ? state.at : operands_at(c, state.ring.stage);
+  const u32 stage = state.ring.stage;
   float columns[kColumnValues];
-  if constexpr (!kColumnScales) load_column_scales(columns, at.column_scales, site);
+  if constexpr (!kColumnScales) load_column_scales(columns, c, stage, 0, site);
+  const u32 sfa = row_scales_at(c, stage);
 #pragma unroll
   for (u32 wave = 0; wave < kWaves; ++wave) {
     // A tile's first k-block computes every wave: it overwrites the totals, which would otherwise
     // live on from tile to tile and cost registers that are not there.
     if (kRowGroups && !kFirst && wave > 0 && wave >= waves) break;
     [[maybe_unused]] float2 row_scales;
+    const MmaOperands at = kAimsAhead ? state.at : operands_at(c, stage, 0);
     if constexpr (kScaleTerms) {
       start_products(products, at, wave);
     } else {
-      row_scales = load_row_scales(at.row_scales + wave * kWaveStride * 4);
+      row_scales = {ld_shared_f32(sfa + wave * kWaveStride * 4),
+                    ld_shared_f32(sfa + (wave * kWaveStride + kLowerRows) * 4)};
     }
     start_mma(sum, at, wave);
     // Many loads: after the WGMMAs have started. H200, 4096x4096x7168: 269 us before them, 257
     // after.
-    if (kColumnScales && !kScaleTerms && wave == 0)
-      load_column_scales(columns, at.column_scales, site);
+    if (kColumnScales && !kScaleTerms && wave == 0) load_column_scales(columns, c, stage, 0, site);
     if constexpr (kFirst) {
       if (state.pending) store_wave(p, c, state.slots, total[wave], state.place, wave);
     }
@@ -240,22 +245,18 @@ template <bool kFirst>
 KILN_DEVICE void multiply_batch(const GemmParams& p, const Consumer& c, ConsumerState& state,
                                 float (&total)[kWgN / 2], float (&sums)[kSums][kWgN / 2],
                                 ScaleSite site, u32 block) {
-  Operands at = kAimsAhead ? state.at : operands_at(c, state.ring.stage);
+  const u32 stage = state.ring.stage;
+  const u32 sfa = row_scales_at(c, stage);
   float2 row_scales[kBatch];
   float columns[kBatch][kColumnValues];
 #pragma unroll
   for (u32 i = 0; i < kBatch; ++i) {
-    row_scales[i] = load_row_scales(at.row_scales + (block + i) * kBlockM * 4);
-    load_column_scales(columns[i], at.column_scales + (block + i) * kSfbSlotBytes, site);
+    const u32 rows = sfa + (block + i) * kBlockM * 4;
+    row_scales[i] = {ld_shared_f32(rows), ld_shared_f32(rows + kLowerRows * 4)};
+    load_column_scales(columns[i], c, stage, block + i, site);
   }
-  at.a += block * (kBlockM * kBlockK >> 4);
-  at.b += block * (kBlockN * kBlockK >> 4);
 #pragma unroll
-  for (u32 i = 0; i < kBatch; ++i) {
-    start_mma(sums[i], at, 0);
-    at.a += kBlockM * kBlockK >> 4;
-    at.b += kBlockN * kBlockK >> 4;
-  }
+  for (u32 i = 0; i < kBatch; ++i) start_mma(sums[i], operands_at(c, stage, block + i), 0);
   if (kFirst && state.pending) store_wave(p, c, state.slots, total, state.place, 0);
   wgmma_wait_group<0>();
 #pragma unroll

@@ -134,14 +134,15 @@ constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && 
                               (!kRowGroups || kWaves == 1 || kPartBlocks >= 6 * kStages);
 constexpr u32 kRounds = kWholeRounds ? kPartBlocks / kStages : 1;
 
-// Where the next stage's operands and scales lie, consumers work out before they wait for it, if
-// ptxas keeps that in uniform registers: by way of others it costs 4 to 6 %. H200: 256x128 and
-// 128x256 gain 1 to 1.3 % (4096x7168x16384), 1d1d in two waves 1.9 %, in one 0.4 to 3 %; with the
-// terms of scales among it groups of K gain 0.3 to 1.5 % more, 4096x4096x7168 1 %, and of 1d2d the
-// tiles of one wave 0.5 to 3 % (128x7168x16384 37.5 us, so 36.3). Where a stage's addresses are
-// constants one wave leaves nothing to work out.
-constexpr bool kAimsAhead =
-    kStageBlocks == 1 && (kColumnScales ? kConsumers < 3 : !(kWholeRounds && kWaves == 1));
+// Where the operands of the next stage are, consumers work out before they wait for it, if ptxas
+// keeps that in uniform registers: by way of others it costs 4 to 6 %. H200: 256x128 and 128x256
+// gain 1 to 1.3 % (4096x7168x16384), 1d1d in two waves 1.9 %, in one 0.4 to 3 %; with the terms of
+// scales among it groups of K gain 0.3 to 1.5 % more. Where a stage's addresses are constants one
+// wave leaves nothing to work out. (The addresses of scales among it, in a struct of all of a
+// stage's, cost weight gradients in two waves their registers under NVRTC 12.4.)
+constexpr bool kAimsAhead = kColumnScales  ? kConsumers < 3
+                            : kWholeRounds ? kWaves > 1
+                                           : kWaves == 1 && kStageBlocks == 1 && kWarpgroupsK == 1;
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
@@ -185,15 +186,6 @@ KILN_DEVICE Work this_work(const GemmParams& p) {
   return w;
 }
 
-// Where a consumer's part of a stage's first k-block lies. (What a WGMMA reads beyond 16 or 32 rows
-// is in the next stages.)
-struct Operands {
-  u32 a, b;                     // as matrix descriptors have it
-  u32 row_terms, column_terms;  // of scales, likewise
-  u32 row_scales,
-      column_scales;  // 1d2d: the first of the thread's rows, of the warpgroup's columns
-};
-
 struct Consumer {
   u32 smem;
   u32 part;        // of K in this CTA
@@ -201,12 +193,14 @@ struct Consumer {
   u32 warp;        // among the consumer warps of the part
   u32 store_warp;  // among those of them that have rows of the tile
   u32 lane;
-  u32 row, column;    // of this warpgroup's first wave inside the tile
-  Operands operands;  // in stage 0
-  bool stores;        // this warp stores what it, and all parts of K, have computed
-  bool releases;      // this lane hands stages back to the CTA of its number in the cluster
-  u32 slots;          // shared address of this warp's staging slots
-  u32 c_full;         // shared address of this warp's c_full barriers
+  u32 row, column;  // of this warpgroup's first wave inside the tile
+  u32 a, b;         // where its operands begin in stage 0, as matrix descriptors have it
+  u32 row_terms, column_terms;  // likewise, of its scales' terms
+  u32 row_scales;               // where the scale of this lane's first row lies in stage 0
+  bool stores;                  // this warp stores what it, and all parts of K, have computed
+  bool releases;  // this lane hands stages back to the CTA of its number in the cluster
+  u32 slots;      // shared address of this warp's staging slots
+  u32 c_full;     // shared address of this warp's c_full barriers
 };
 
 // An address in shared memory as matrix descriptors have it: without the rank in the cluster.

@@ -149,10 +149,11 @@ KILN_SHARED_CODE u32 last_band(u32 rows, u32 raster_group) {
 
 // The tile of item `item` of a group with so many whole tile rows.
 KILN_SHARED_CODE TileCoord tile_in_group(u32 item, u32 rows, u32 num_n, u32 raster_group) {
-  const u32 last = last_band(rows, raster_group), in_last = item - last * num_n;
-  if (item < last * num_n || rows - last == raster_group)
-    return tile_at(item, rows, num_n, raster_group);
-  return {last + in_last % (rows - last), in_last / (rows - last)};
+  const u32 last = last_band(rows, raster_group);
+  const u32 before = item / (raster_group * num_n) * raster_group;
+  const u32 band = before < last ? before : last;
+  const u32 height = band < last ? raster_group : rows - last, in_band = item - band * num_n;
+  return {band + in_band % height, in_band / height};
 }
 
 // A CTA's way through the tiles of row groups: the same for all of a cluster, but for lone tiles.
@@ -165,7 +166,6 @@ struct RowGroupWalk {
   u32 cta_m;           // the CTA's place in the cluster
   u32 whole, partial;  // the cluster's next tile of each kind
 
-  u32 whole_group = 0, whole_end = 0;     // the last whole tile's group, and where that ends
   u32 partial_group = 0, due = kUnknown;  // the next partial tile's, and before which whole one
 
   static constexpr u32 kNever = 0xffffffff, kUnknown = kNever - 1;
@@ -188,10 +188,12 @@ struct RowGroupWalk {
       due = kUnknown;
       return true;
     }
-    if (whole >= whole_end && !find_whole()) return false;
-    const u32 item = whole - table.first_whole(whole_group) * grid.num_n;
-    const TileCoord t = tile_in_group(item, rows_of(whole_group), grid.num_n, grid.raster_group);
-    site = at(whole_group, t.m, t.n);
+    const u32 row = whole / grid.num_n;
+    if (row >= table.first_whole(groups)) return false;
+    const u32 group = find_group(table.first_whole, groups, row);
+    const u32 item = whole - table.first_whole(group) * grid.num_n;
+    const TileCoord t = tile_in_group(item, rows_of(group), grid.num_n, grid.raster_group);
+    site = at(group, t.m, t.n);
     whole += grid.num_clusters;
     return true;
   }
@@ -199,14 +201,6 @@ struct RowGroupWalk {
  private:
   KILN_SHARED_CODE u32 rows_of(u32 group) const {  // whole ones
     return table.first_whole(group + 1) - table.first_whole(group);
-  }
-
-  KILN_SHARED_CODE bool find_whole() {
-    const u32 row = whole / grid.num_n;
-    if (row >= table.first_whole(groups)) return false;
-    whole_group = find_group(table.first_whole, groups, row);
-    whole_end = table.first_whole(whole_group + 1) * grid.num_n;
-    return true;
   }
 
   // Partial tiles of a group, in whose row a column takes a tile or, of lone ones, half of one.

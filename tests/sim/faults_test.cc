@@ -184,7 +184,7 @@ const std::vector<Fault> kRaceFaults{
     {"column scales are read after the stage was released",
      "gemm_multiply.cuh",
      "next_stage(c, state);\n    if constexpr (kScaleTerms) {\n      promote",
-     "next_stage(c, state);\n    if (kColumnScales) load_column_scales(columns, at.column_scales, "
+     "next_stage(c, state);\n    if (kColumnScales) load_column_scales(columns, c, stage, 0, "
      "site);\n    if constexpr (kScaleTerms) {\n      promote",
      "dense 1d1d: accumulates",
      {"nothing orders the two"}},
