@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "jit/tile.h"
+#include "templates/schedule.cuh"
 
 namespace kiln::jit {
 namespace {
@@ -89,10 +90,12 @@ Extents extents_of(const Problem& p, std::int64_t m) {
 // groups of eight need two of, take 8 % longer than 256 rows.) A cluster of two along M takes lone
 // tile rows (schedule.cuh) in pairs of columns.
 double tile_rows(const Problem& p, const Tile& t, double rows) {
-  const auto of_rows = [&](double r) {
-    if (has_row_groups(p) && t.cluster_m == 2) return std::ceil(r / t.block_m) / 2;
-    return std::ceil(r / (t.block_m * t.cluster_m));
-  };
+  const double height = t.block_m * t.cluster_m;
+  const auto lone = has_row_groups(p) ? device::lone_rows(static_cast<device::u32>(t.block_m),
+                                                          static_cast<device::u32>(t.cluster_m))
+                                      : 0;
+  const double unit = lone != 0 ? lone : height;
+  const auto of_rows = [&](double r) { return std::ceil(r / unit) * unit / height; };
   if (!has_row_groups(p)) return of_rows(rows);
   const int sizes = p.layout == Layout::kGroupedMasked ? 8 : 6;
   double sum = 0;

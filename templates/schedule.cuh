@@ -185,6 +185,7 @@ struct RowGroupWalk {
     if (due == kUnknown) find_partial();
     if (whole >= due) {
       site = next_partial();
+      partial += grid.num_clusters;
       due = kUnknown;
       return true;
     }
@@ -203,13 +204,15 @@ struct RowGroupWalk {
     return table.first_whole(group + 1) - table.first_whole(group);
   }
 
-  // Partial tiles of a group, in whose row a column takes a tile or, of lone ones, half of one.
-  struct PartialRow {
-    u32 first, columns;
+  // The next partial tile's place in its row. Of lone ones each takes two columns.
+  struct PartialColumn {
+    u32 first;
+    bool lone;
   };
-  KILN_SHARED_CODE PartialRow partial_row(u32 group) const {
-    const u32 first = table.first_partial(group), tiles = table.first_partial(group + 1) - first;
-    return {first, tiles < grid.num_n ? 2u : 1u};
+  KILN_SHARED_CODE PartialColumn partial_column() const {
+    const u32 first = table.first_partial(partial_group);
+    const bool lone = table.first_partial(partial_group + 1) - first < grid.num_n;
+    return {(partial - first) * (lone ? 2 : 1), lone};
   }
 
   KILN_SHARED_CODE void find_partial() {
@@ -221,19 +224,14 @@ struct RowGroupWalk {
     const u32 first = table.first_whole(partial_group), end = table.first_whole(partial_group + 1);
     due = end * grid.num_n;
     if (end == table.first_whole(groups)) return;
-    const PartialRow row = partial_row(partial_group);
-    const u32 column = (partial - row.first) * row.columns;
     const u32 band = first + last_band(end - first, grid.raster_group);
-    due = band * grid.num_n + column * (end - band);
+    due = band * grid.num_n + partial_column().first * (end - band);
   }
 
-  KILN_SHARED_CODE Site next_partial() {
-    const PartialRow row = partial_row(partial_group);
-    const bool lone = row.columns == 2;
-    Site site = at(partial_group, rows_of(partial_group),
-                   (partial - row.first) * row.columns + (lone ? cta_m : 0));
-    site.lone = lone;
-    partial += grid.num_clusters;
+  KILN_SHARED_CODE Site next_partial() const {
+    const PartialColumn column = partial_column();
+    Site site = at(partial_group, rows_of(partial_group), column.first + (column.lone ? cta_m : 0));
+    site.lone = column.lone;
     return site;
   }
 
