@@ -1,9 +1,10 @@
 // The main of every test program: Catch2's runner plus the exit codes that ctest needs.
 //
-//   0 all cases that ran passed   4 every case was skipped   5 no case matched the names given
-//   anything else: Catch2's count of failures
+//   0 all cases that ran passed   1 a case failed   4 every case was skipped
+//   5 no case matched the names given   255 the arguments are wrong
 //
-// Catch2 2.13 exits with 0 when a name matches nothing; a misspelt name would then look like a pass.
+// Catch2 2.13 exits with the number of failed checks, and four of them would look like a skip; and
+// with 0 when a name matches nothing, so that a misspelt one would look like a pass.
 #define CATCH_CONFIG_RUNNER
 #include <cstdio>
 #include <string>
@@ -12,6 +13,7 @@
 
 namespace {
 
+constexpr int kFailed = 1;
 constexpr int kAllSkipped = 4;
 constexpr int kNothingRan = 5;
 
@@ -47,7 +49,8 @@ int main(int argc, char** argv) {
   bool only_asks = session.configData().showHelp;
   for (int i = 1; i < argc; ++i) only_asks |= std::string(argv[i]).rfind("--list", 0) == 0;
   const int result = session.run();
-  if (result != 0 || only_asks) return result;
+  if (only_asks) return result;
+  if (result != 0) return kFailed;
   if (cases_run == 0) return kNothingRan;
   return cases_run > 0 && cases_skipped >= cases_run ? kAllSkipped : 0;
 }
