@@ -19,37 +19,47 @@ void add(Constants& constants, std::string_view name, bool value) {
 
 // A WGMMA of one tile width: PTX names every accumulator register, so the text depends on n.
 // `kind`: k and the types. `adds`: the scale-d operand's value.
-std::string wgmma_text(std::int32_t n, std::string_view kind, std::string_view adds) {
-  const std::int32_t registers = n / 2;
+std::string wgmma_text(std::int32_t n, std::string_view kind, std::string_view adds,
+                       bool a_in_registers = false) {
+  const std::int32_t registers = n / 2, b = registers + (a_in_registers ? 4 : 1);
+  const std::string a = a_in_registers ? fmt::format("{{%{}, %{}, %{}, %{}}}", registers,
+                                                     registers + 1, registers + 2, registers + 3)
+                                       : fmt::format("%{}", registers);
   std::string list, operands;
   for (std::int32_t i = 0; i < registers; ++i) {
     list += fmt::format("{}%{}", i ? ", " : "", i);
     operands += fmt::format("{}\"+f\"(sum[{}])", i ? ", " : "", i);
   }
   return fmt::format(
-      "(float (&sum)[{0}], u64 a, u64 b) {{\n"
+      "(float (&sum)[{0}], {8}, u64 b) {{\n"
       "  asm volatile(\n"
       "      \"{{\\n\"\n"
       "      \".reg .pred p;\\n\"\n"
       "      \"setp.ne.b32 p, %{1}, 0;\\n\"\n"
-      "      \"wgmma.mma_async.sync.aligned.m64n{2}{3} {{{4}}}, %{0}, %{5}, p, 1, 1;\\n\"\n"
+      "      \"wgmma.mma_async.sync.aligned.m64n{2}{3} {{{4}}}, {9}, %{5}, p, 1, 1;\\n\"\n"
       "      \"}}\\n\"\n"
       "      : {6}\n"
-      "      : \"l\"(a), \"l\"(b), \"n\"({7}));\n"
+      "      : {10}, \"l\"(b), \"n\"({7}));\n"
       "}}\n",
-      registers, registers + 2, n, kind, list, registers + 1, operands, adds);
+      registers, b + 1, n, kind, list, b, operands, adds,
+      a_in_registers ? "const u32 (&a)[4]" : "u64 a", a,
+      a_in_registers ? "\"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3])" : "\"l\"(a)");
 }
 
-// Operands by shared-memory descriptors. wgmma<0> overwrites `sum`, wgmma<1> adds to it;
-// wgmma_of_terms overwrites.
+// Operands by shared-memory descriptors, or A in registers. wgmma<0> overwrites `sum`, wgmma<1>
+// adds to it; wgmma_of_terms overwrites.
 std::string wgmma_functions(std::int32_t n, Fp8Type a, Fp8Type b) {
+  const std::string kind = fmt::format("k32.f32.{}.{}", name(a), name(b));
   return fmt::format(
       "// 64 x {0} x 32, {1} x {2}; operands by shared-memory descriptors.\n"
       "template <int kAdd>\n"
       "KILN_DEVICE void wgmma{3}\n"
+      "// Likewise, A in registers: 16 rows of a warp.\n"
+      "template <int kAdd>\n"
+      "KILN_DEVICE void wgmma{4}\n"
       "// 64 x {0} x 8, TF32.\n"
-      "KILN_DEVICE void wgmma_of_terms{4}",
-      n, name(a), name(b), wgmma_text(n, fmt::format("k32.f32.{}.{}", name(a), name(b)), "kAdd"),
+      "KILN_DEVICE void wgmma_of_terms{5}",
+      n, name(a), name(b), wgmma_text(n, kind, "kAdd"), wgmma_text(n, kind, "kAdd", true),
       wgmma_text(n, "k8.f32.tf32.tf32", "0"));
 }
 
@@ -133,7 +143,7 @@ Source render_kernel(const GemmSpec& spec, Arch arch) {
   const LaunchShape launch{threads(t), cluster_size(t), smem_bytes(t, p),
                            static_cast<std::int32_t>(packed ? sizeof(device::PackedGemmParams)
                                                             : sizeof(device::GemmParams))};
-  const std::int32_t wgmma_n = t.block_n / t.warpgroups_n;
+  const std::int32_t wgmma_n = warpgroup_n(t) / passes(t, p);
   return assemble(arch, entry_name(spec), std::move(c), wgmma_functions(wgmma_n, p.a, p.b),
                   "gemm.cuh", "gemm", packed ? "PackedGemmParams" : "GemmParams", launch);
 }

@@ -30,14 +30,18 @@ device::SmemLayout layout_of(const Tile& t, const Problem& p) {
 namespace {
 
 // Registers a consumer thread has after redistribution, and needs: one accumulator, one total per
-// wave, the column scales, and what addresses take.
+// wave, the column scales, and what addresses take. In passes: the totals, the sums (and products)
+// of one pass, and A.
 std::int32_t registers_available(const Tile& t) {
   return static_cast<std::int32_t>(
       device::consumer_registers(static_cast<std::uint32_t>(consumers(t))));
 }
 std::int32_t registers_needed(const Tile& t, const Problem& p) {
+  const bool column_scales = p.scaling == Scaling::k1d1d;
+  if (const std::int32_t count = passes(t, p); count > 1)
+    return (count + (column_scales ? 2 : 1)) * warpgroup_n(t) / count / 2 + 16 + 24;
   const std::int32_t sums = (waves(t) + 1) * warpgroup_n(t) / 2;
-  return p.scaling == Scaling::k1d1d ? sums + warpgroup_n(t) / 4 + 20 : sums + 32;
+  return column_scales ? sums + warpgroup_n(t) / 4 + 20 : sums + 32;
 }
 
 bool in(std::int32_t value, std::int32_t low, std::int32_t high) {
@@ -121,6 +125,33 @@ std::optional<std::string> broken_part(const Tile& t, const Problem& p) {
   return std::nullopt;
 }
 
+// The first rule that passes over a warpgroup's columns break, in words.
+std::optional<std::string> broken_pass(const Tile& t, const Problem& p) {
+  if (passes(t, p) == 1) return std::nullopt;
+  const bool column_scales = p.scaling == Scaling::k1d1d;
+  const std::int32_t columns = warpgroup_n(t);
+  if (columns != 256 && !(column_scales && columns == 192))
+    return fmt::format(
+        "a warpgroup must have at most {} columns (block_n / warpgroups_n), or {}256, got {}",
+        column_scales ? 168 : 192, column_scales ? "192 or " : "", columns);
+  if (t.block_m != 64 * t.warpgroups_m || t.warpgroups_k > 1 || t.stage_blocks > 1)
+    return fmt::format(
+        "a warpgroup of {} columns takes them in passes, where block_m must be 64 * warpgroups_m = "
+        "{}, and warpgroups_k and stage_blocks 1, got {}, {} and {}: use more warpgroups_n",
+        columns, 64 * t.warpgroups_m, t.block_m, t.warpgroups_k, t.stage_blocks);
+  if (p.accumulate && !reduces(p))
+    return fmt::format(
+        "a warpgroup must have at most {} columns where C is loaded (accumulating, other than "
+        "FP32 and long K), got {}: use more warpgroups_n",
+        column_scales ? 168 : 192, columns);
+  if (column_scales && !layout_of(t, p).scale_terms)
+    return fmt::format(
+        "a warpgroup of {} columns needs shared memory for scales that the tensor cores multiply, "
+        "and {} stages leave none: use fewer stages",
+        columns, t.stages);
+  return std::nullopt;
+}
+
 // The first rule that the tile breaks, in words.
 std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
   if (auto rule = broken_size(t, p)) return rule;
@@ -130,6 +161,7 @@ std::optional<std::string> broken_rule(const Tile& t, const Problem& p) {
         "a consumer thread needs about {} registers and has {}: make block_n smaller or use more "
         "warpgroups",
         registers_needed(t, p), registers_available(t));
+  if (auto rule = broken_pass(t, p)) return rule;
   const std::int64_t bytes = layout_of(t, p).total;
   if (bytes > device::kMaxSmemBytes)
     return fmt::format(
@@ -205,9 +237,9 @@ constexpr std::array kShapes1d1d{Shape{64, 1, 2, 64, 256},   Shape{128, 2, 1, 32
 constexpr std::array kWidths{16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256};
 
 // Short K is bound by writing D: taller bands then keep more of it close together (1 % at K = 512
-// and 1536, M = 4096; 8 is better from K = 2048 on). The tile rows of a group go one after the other
-// while its weights fit into L2 beside the rest (6 masked groups of about 1024 rows: 4096x2048
-// 86.0 us so, 87.1 in bands of 8, 7168x3072 212.8 and 208.2, 6144x7168 419.7 and 398.9; 4
+// and 1536, M = 4096; 8 is better from K = 2048 on). The tile rows of a group go one after the
+// other while its weights fit into L2 beside the rest (6 masked groups of about 1024 rows:
+// 4096x2048 86.0 us so, 87.1 in bands of 8, 7168x3072 212.8 and 208.2, 6144x7168 419.7 and 398.9; 4
 // contiguous groups 7168x3072 1030 and 1020).
 std::int32_t raster_group(const Problem& p) {
   constexpr std::int64_t kWeightsInL2 = 16 << 20;

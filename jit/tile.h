@@ -52,6 +52,11 @@ inline std::int64_t stages_of_tile(const Tile& t, const Problem& p) {
 
 // Of one consumer warpgroup: its columns, and its waves of 64 rows.
 inline std::int32_t warpgroup_n(const Tile& t) { return t.block_n / t.warpgroups_n; }
+// In which a warpgroup takes its columns (templates/smem_layout.cuh).
+inline std::int32_t passes(const Tile& t, const Problem& p) {
+  return static_cast<std::int32_t>(
+      device::passes(static_cast<std::uint32_t>(warpgroup_n(t)), p.scaling == Scaling::k1d1d));
+}
 inline std::int32_t waves(const Tile& t) {
   return std::max(1, t.block_m / t.warpgroups_m / static_cast<std::int32_t>(device::kWaveRows));
 }

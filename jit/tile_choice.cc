@@ -60,10 +60,9 @@ double combine(const std::array<double, kCount>& limits, double sharpness) {
 // Where the tensor cores multiply the scales (gemm_scale_terms.cuh), several waves take 0.934 to
 // 0.963 of that (six of those tiles), and one wave of 128 columns is as good: 4096x7168x8192 432 us
 // with 128x128, 457 with 128x192, 464 with 128x112.
-double column_scale_slowdown(const Tile& t, bool scale_terms) {
+double column_scale_slowdown(const Tile& t, std::int32_t n, double pieces, bool scale_terms) {
   constexpr double kOneWave = 1.54;
-  const std::int32_t n = warpgroup_n(t);
-  if (waves(t) == 1) return scale_terms ? std::min(kOneWave, 1.34 + 0.0056 * (128 - n)) : kOneWave;
+  if (pieces == 1) return scale_terms ? std::min(kOneWave, 1.34 + 0.0056 * (128 - n)) : kOneWave;
   const double slowdown = 1.40 + 0.0025 * std::abs(n - 96) + 0.04 * (t.warpgroups_m - 1);
   return scale_terms ? 0.957 * slowdown : slowdown;
 }
@@ -113,15 +112,18 @@ double rows_loaded(const Tile& t) {
 // there in all.
 double cycles_per_k_block(const Problem& p, const Tile& t, double rows, double active) {
   const bool column_scales = p.scaling == Scaling::k1d1d;
-  const double n = warpgroup_n(t), waves = jit::waves(t);
-  const double ragged = column_scales ? 0 : scale_chunks(t) - 1;  // column scales beyond the first
-  const double mma = 4 * std::max(n / 2, 16 + n / 4);             // four WGMMAs of one wave
+  const std::int32_t count = passes(t, p), columns = warpgroup_n(t) / count;
+  const double n = columns, pieces = jit::waves(t) * count;  // of WGMMAs, and in a k-block
+  const double ragged =
+      column_scales ? 0 : scale_chunks(t) / count - 1;  // column scales beyond the first
+  const double mma = 4 * std::max(n / 2, 16 + n / 4);   // four WGMMAs of one piece
   const double slowdown =
-      kTensorSlowdown * (column_scales ? column_scale_slowdown(t, layout_of(t, p).scale_terms) : 1);
-  const double tensor = (mma * slowdown + 5.6 * ragged) * waves * t.warpgroups_m * t.warpgroups_n;
+      kTensorSlowdown *
+      (column_scales ? column_scale_slowdown(t, columns, pieces, layout_of(t, p).scale_terms) : 1);
+  const double tensor = (mma * slowdown + 5.6 * ragged) * pieces * t.warpgroups_m * t.warpgroups_n;
   const double promote = (0.62 + (column_scales ? kColumnScaleCycles : 0)) * n;
   const double chain =
-      (mma + promote + 93 + 3.7 * ragged) * waves + 61;  // issue, wait, promote; then the barrier
+      (mma + promote + 93 + 3.7 * ragged) * pieces + 61;  // issue, wait, promote; then the barrier
   const double fill = (t.block_m + t.block_n) * 128 / kFillBytesPerCycle;
   const double l2 = rows_loaded(t) * 128 * active / kL2BytesPerCycle;
   const double hot =

@@ -100,14 +100,12 @@ void fill_common(const GemmCall& call, std::int32_t first, std::int32_t count,
 MapBoxes map_boxes(const jit::Problem& problem, const jit::Tile& tile) {
   const auto block_m = static_cast<std::uint32_t>(tile.block_m);
   const auto block_n = static_cast<std::uint32_t>(tile.block_n);
-  const auto row_bytes = static_cast<std::uint32_t>(tile.block_n / tile.warpgroups_n *
-                                                    jit::element_bytes(problem.out));
   return {device::a_box_rows(block_m, static_cast<std::uint32_t>(tile.cluster_n),
                              jit::has_row_groups(problem)),
           block_n / static_cast<std::uint32_t>(tile.cluster_m),
           block_m,
           block_n,
-          device::d_chunk_bytes(row_bytes),
+          jit::layout_of(tile, problem).d_chunk_bytes,
           device::d_box_rows(block_m),
           static_cast<std::uint32_t>(tile.stage_blocks)};
 }

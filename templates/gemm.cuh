@@ -28,6 +28,16 @@
 // multiplied by its scales (1d1d: by products of scales from a fifth) and added to FP32 registers.
 // The first k-block of a tile overwrites instead of adding.
 //
+// Passes. The width of a tile is limited by the registers: totals and sums (1d1d: and products) of
+// all its columns. A wider warpgroup, of 64 rows, takes its columns in kPasses passes with sums of
+// its own part only, promoted before the next. Its rows of A come into registers once for all
+// passes of a k-block, by ldmatrix, while the last sums of the k-block before are promoted if the
+// stage is full by then. What shared memory has to give the tensor cores, and to take in, for a
+// k-block is then less: 128 KB for 128x256 instead of 144 as one by two warpgroups of two waves;
+// 1d1d, for 128x128 of a tile, 98 KB as 128x128, 87 of 128x192 and 84 of 128x256 in passes. In
+// 1,024 cycles (of the WGMMAs of 128x256) it has 128 KB. All of this is counted, not measured: no
+// table and no default choice has such tiles yet.
+//
 // D leaves warp by warp: a warp stages 16 rows x one chunk in its own slots, then its lane 0 stores
 // the chunk by TMA. A finished tile stays in its registers until the first WGMMAs of the next tile
 // run, and is stored under them: the first promotion overwrites it. The last tile is stored at the
@@ -87,7 +97,7 @@ KILN_DEVICE Place place_of(const GemmParams& p, const Consumer& c, const Tile& t
 // without branches from wave to wave.
 template <bool kAllWaves>
 KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerState& state,
-                              float (&total)[kWaves][kWgN / 2], float (&sums)[kSums][kWgN / 2],
+                              float (&total)[kPieces][kMmaN / 2], float (&sums)[kSums][kMmaN / 2],
                               const Tile& t, u32 waves) {
   const Place place = place_of(p, c, t);
   const ScaleSite site = scale_site(c, t.column);
@@ -98,7 +108,9 @@ KILN_DEVICE void compute_tile(const GemmParams& p, const Consumer& c, ConsumerSt
     }
   };
   const auto next = [&] {
+    const bool held = state.is_full;
     wait_full(c, state);
+    if (kHoldsA && !held) hold_a(c, state);
     multiply_stage<false>(p, c, state, total, sums, site, waves);
   };
   if constexpr (kWholeRounds && kAllWaves) {
@@ -135,6 +147,7 @@ KILN_DEVICE void pass_tile(const Consumer& c, ConsumerState& state) {
   for (u32 step = 0; step < kPartStages; ++step) {
     wait_full(c, state);
     __syncwarp();
+    if constexpr (kHoldsA) state.is_full = false;  // it holds nothing
     next_stage(c, state);
   }
 }
@@ -159,6 +172,10 @@ KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
     c.a = opaque_register(c.a);
     c.b = opaque_register(c.b);
   }
+  if constexpr (kHoldsA)
+    c.held = opaque_register(smem + kSmem.a +
+                             (c.row + threadIdx.x / 32 % 4 * kStoreRows + c.lane % 16) * kBlockK +
+                             (c.lane / 16 ^ c.lane % 8) * 16);
   c.row_scales = opaque_register(  // else worked out anew in each round
       smem + kSmem.sfa + (c.row + (threadIdx.x / 32 % 4 * kStoreRows + c.lane / 4) % kBlockM) * 4);
   c.releases =
@@ -173,7 +190,7 @@ KILN_DEVICE Consumer this_consumer(const Work& w, u32 smem) {
 
 KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   const Consumer c = this_consumer(w, smem);
-  float total[kWaves][kWgN / 2], sums[kSums][kWgN / 2];
+  float total[kPieces][kMmaN / 2], sums[kSums][kMmaN / 2];
   ConsumerState state;
   state.ring.advance(c.part);
   if constexpr (kAimsAhead) aim(c, state);
@@ -194,8 +211,8 @@ KILN_DEVICE void consume(const GemmParams& p, const Work& w, u32 smem) {
   }
   if (state.pending) {
 #pragma unroll
-    for (u32 wave = 0; wave < kWaves; ++wave)
-      store_wave(p, c, state.slots, total[wave], state.place, wave);
+    for (u32 piece = 0; piece < kPieces; ++piece)
+      store_piece(p, c, state.slots, total[piece], state.place, piece);
   }
   if constexpr (kLayout == kGroupedContiguous) {
     if (p.zero_padding != 0) zero_padding(p, smem);

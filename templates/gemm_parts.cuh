@@ -8,13 +8,13 @@
 
 // ---- of a CTA: part 0 gets the sum ----
 
-KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
+KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kMmaN / 2]) {
   const bool has_rows = c.warp % 4 < kStoreWarps;
   const u32 slot = c.smem + kSmem.partials + c.store_warp * kSmem.gathered_bytes + c.lane * 4;
   bar_sync<kPartsBarrier, kConsumers * 128>();  // part 0 has read those of the last tile
   if (c.part > 0 && has_rows) {
 #pragma unroll
-    for (u32 i = 0; i < kWgN / 2; ++i)
+    for (u32 i = 0; i < kMmaN / 2; ++i)
       st_shared_f32(slot + (c.part - 1) * kSmem.partial_bytes + i * 128, total[i]);
   }
   bar_sync<kPartsBarrier, kConsumers * 128>();
@@ -22,7 +22,7 @@ KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
 #pragma unroll
     for (u32 part = 1; part < kWarpgroupsK; ++part) {
 #pragma unroll
-      for (u32 i = 0; i < kWgN / 2; ++i)
+      for (u32 i = 0; i < kMmaN / 2; ++i)
         total[i] += ld_shared_f32(slot + (part - 1) * kSmem.partial_bytes + i * 128);
     }
   }
@@ -35,8 +35,8 @@ KILN_DEVICE void add_parts(const Consumer& c, float (&total)[kWgN / 2]) {
 // owner says so only when it wants more: then nobody writes to a CTA that may have left, and the
 // cluster need not end together. H200, 128x80 in four parts: 30 KB to and from each CTA take 1.2
 // us.
-KILN_DEVICE void gather_parts(const Consumer& c, u32 tiles, float (&total)[kWgN / 2],
-                              float (&sum)[kWgN / 2]) {
+KILN_DEVICE void gather_parts(const Consumer& c, u32 tiles, float (&total)[kMmaN / 2],
+                              float (&sum)[kMmaN / 2]) {
   const u32 owner = c.store_warp % kClusterK, phase = tiles & 1;
   const u32 full = c.smem + kSmem.gather_full + c.store_warp * 8;
   const u32 empty = c.smem + kSmem.gather_empty + c.store_warp * 8;
@@ -48,7 +48,7 @@ KILN_DEVICE void gather_parts(const Consumer& c, u32 tiles, float (&total)[kWgN 
         mapa(from + (c.rank < owner ? c.rank : c.rank - 1) * kSmem.gathered_bytes, owner);
     const u32 barrier = mapa(full, owner);
 #pragma unroll
-    for (u32 i = 0; i < kWgN / 2; i += 4)
+    for (u32 i = 0; i < kMmaN / 2; i += 4)
       st_async_v4_f32(to + i * 128, total[i], total[i + 1], total[i + 2], total[i + 3], barrier);
     return;
   }
@@ -57,16 +57,16 @@ KILN_DEVICE void gather_parts(const Consumer& c, u32 tiles, float (&total)[kWgN 
   if (c.lane == 0) mbarrier_arrive_expect_tx(full, (kClusterK - 1) * kSmem.gathered_bytes);
   wait_cluster(full, phase);
 #pragma unroll
-  for (u32 i = 0; i < kWgN / 2; ++i) sum[i] = 0;
+  for (u32 i = 0; i < kMmaN / 2; ++i) sum[i] = 0;
   u32 next = from;
 #pragma unroll 1
   for (u32 part = 0; part < kClusterK; ++part) {
     if (part == c.rank) {
 #pragma unroll
-      for (u32 i = 0; i < kWgN / 2; ++i) sum[i] += total[i];
+      for (u32 i = 0; i < kMmaN / 2; ++i) sum[i] += total[i];
     } else {
 #pragma unroll
-      for (u32 i = 0; i < kWgN / 2; i += 4) {
+      for (u32 i = 0; i < kMmaN / 2; i += 4) {
         const float4 x = ld_shared_v4_f32(next + i * 128);
         sum[i] += x.x, sum[i + 1] += x.y, sum[i + 2] += x.z, sum[i + 3] += x.w;
       }
@@ -74,5 +74,5 @@ KILN_DEVICE void gather_parts(const Consumer& c, u32 tiles, float (&total)[kWgN 
     }
   }
 #pragma unroll
-  for (u32 i = 0; i < kWgN / 2; ++i) total[i] = sum[i];
+  for (u32 i = 0; i < kMmaN / 2; ++i) total[i] = sum[i];
 }

@@ -29,6 +29,10 @@ constexpr u32 kWaves = kWgM < kWaveRows ? 1 : kWgM / kWaveRows;
 constexpr u32 kBoxRowsD = d_box_rows(kBlockM);
 constexpr u32 kStoreWarps = store_warps(kBlockM);
 constexpr u32 kAllStoreWarps = kPartConsumers * kStoreWarps;  // of the CTA
+constexpr u32 kPasses = passes(kWgN, kColumnScales);          // over a warpgroup's columns
+constexpr bool kHoldsA = kPasses > 1;
+constexpr u32 kMmaN = kWgN / kPasses;      // columns of a WGMMA
+constexpr u32 kPieces = kWaves * kPasses;  // 64 x kMmaN each, which share the sums in turn
 constexpr u32 kWaveStride = kWarpgroupsM * kWaveRows;  // warpgroups take waves in turn: the valid
                                                        // rows of a partly valid tile are shared out
 constexpr u32 kKBlocks = (kK + kBlockK - 1) / kBlockK;  // 1d2d; a run-time value in 1d1d
@@ -49,7 +53,10 @@ static_assert(kWarpgroupsK == 1 ||
 static_assert(kStageBlocks == 1 || (kLayout == kDense && !kColumnScales && kWaves == 1 &&
                                     kClusterM * kClusterN == 1 && kK % kBlockK == 0),
               "several k-blocks to a stage: of dense tiles of one wave");
-static_assert(kWgN % 8 == 0 && kWgN <= 256, "one WGMMA covers a warpgroup's columns, in eights");
+static_assert(kWgN % 8 == 0 && kWgN <= 256, "a warpgroup's columns are whole WGMMAs, in eights");
+static_assert(!kHoldsA || (kMmaN * kPasses == kWgN && kMmaN % 32 == 0 && kWgM == kWaveRows &&
+                           kBlockN % kWgN == 0 && kStageBlocks == 1 && kWarpgroupsK == 1),
+              "passes: of 64 rows, a k-block to a stage");
 static_assert(kBlockM / kClusterN <= 256 && kBlockM % (8 * kClusterN) == 0,
               "a TMA box is at most 256 rows of whole swizzle atoms");
 static_assert(kBlockM / kClusterN % kBoxRowsA == 0, "a CTA's part of A is whole boxes");
@@ -63,7 +70,7 @@ constexpr u32 kProducerRegisters = kConsumers >= 3 ? 32 : 40;
 constexpr u32 kConsumerRegisters = consumer_registers(kConsumers);
 
 // Where every thread's equal share is enough, it stays.
-constexpr bool kRedistributes = (kWaves + 1) * kWgN / 2 + 88 > 65536 / kThreads;
+constexpr bool kRedistributes = (kPieces + 1) * kMmaN / 2 + 88 > 65536 / kThreads;
 
 // Named barriers of a CTA.
 constexpr u32 kPartsBarrier = 1, kStartBarrier = 2;
@@ -101,7 +108,7 @@ static_assert(kSmem.total <= kMaxSmemBytes, "the ring and the staging of D fit i
 // k-blocks of a stage whose WGMMAs run together, each into a sum of its own, where registers allow.
 constexpr u32 batch_of(u32 blocks) {
   const u32 registers = kRedistributes ? kConsumerRegisters : 65536 / kThreads;
-  return blocks > 1 && (blocks + 1) * kWgN / 2 + 64 > registers ? batch_of(blocks / 2) : blocks;
+  return blocks > 1 && (blocks + 1) * kMmaN / 2 + 64 > registers ? batch_of(blocks / 2) : blocks;
 }
 constexpr u32 kBatch = batch_of(kStageBlocks);
 constexpr u32 kSums = kSmem.scale_terms ? 2 : kBatch;  // the second: products of scales
@@ -122,14 +129,18 @@ static_assert(kScaleSpan * 4 <= kSfbSlotBytes, "a stage has room for the tile's 
 // so, the best tiles of each: 4096x4096x7168 234.9 and 220.6 us, 7168x4096x2048 145.0 and 137.2, 8
 // groups 4096x7168x4272 1924 and 1871, 16 groups 4096x7168x2200 2172 and 2132.
 constexpr bool kScaleTerms = kSmem.scale_terms;
+static_assert(!kHoldsA || !kLoadC, "passes: no register is left for C");
+static_assert(!kHoldsA || !kColumnScales || kScaleTerms,
+              "passes: scales are multiplied by tensor cores");
 constexpr u32 kTermWarps = 3, kTermThreads = kTermWarps * 32;
 
 // A tile that takes the ring round a whole number of times begins with stage 0, and the loop over a
 // round has constant addresses: all of the address arithmetic goes, and the next barrier is looked
 // at under the promotion. H200, K >= 1536: 192x128 and 256x128 gain 0.4 to 2 %, 128x192 2.5 %; one
 // round alone (K = 512) loses 3 %. (Accumulating into loaded C, 192x128 would spill.)
-constexpr bool kWholeRounds = !kColumnScales && !kLoadC && kWarpgroupsK == 1 && kStageBlocks == 1 &&
-                              kStages == 4 && kPartBlocks % kStages == 0 && kPartBlocks > kStages &&
+constexpr bool kWholeRounds = !kColumnScales && !kHoldsA && !kLoadC && kWarpgroupsK == 1 &&
+                              kStageBlocks == 1 && kStages == 4 && kPartBlocks % kStages == 0 &&
+                              kPartBlocks > kStages &&
                               // Fewer rounds the compiler unrolls, and spills.
                               (!kRowGroups || kWaves == 1 || kPartBlocks >= 6 * kStages);
 constexpr u32 kRounds = kWholeRounds ? kPartBlocks / kStages : 1;
@@ -140,9 +151,10 @@ constexpr u32 kRounds = kWholeRounds ? kPartBlocks / kStages : 1;
 // scales among it groups of K gain 0.3 to 1.5 % more. Where a stage's addresses are constants one
 // wave leaves nothing to work out. (The addresses of scales among it, in a struct of all of a
 // stage's, cost weight gradients in two waves their registers under NVRTC 12.4.)
-constexpr bool kAimsAhead = kColumnScales  ? kConsumers < 3
-                            : kWholeRounds ? kWaves > 1
-                                           : kWaves == 1 && kStageBlocks == 1 && kWarpgroupsK == 1;
+constexpr bool kAimsAhead =
+    kHoldsA || (kColumnScales  ? kConsumers < 3
+                : kWholeRounds ? kWaves > 1
+                               : kWaves == 1 && kStageBlocks == 1 && kWarpgroupsK == 1);
 
 // Else unrolling by 4 gains 1 to 2 % at M = 4096 and doubles ptxas's time, which only the simplest
 // of the fast loops can afford: one wave of 128 columns with one scale.
@@ -160,7 +172,7 @@ static_assert(kClusterK == 1 || (kLayout == kDense && !kColumnScales && kWaves =
 constexpr bool kDirect = kBlockM < kWaveRows && !kAccumulate && kLayout == kDense;
 
 constexpr u32 kChunkColumns = kSmem.d_chunk_bytes / kOutBytes;
-constexpr u32 kChunksPerWave = kWgN / kChunkColumns;
+constexpr u32 kChunksPerPiece = kMmaN / kChunkColumns;
 constexpr u32 kSlotBytes = kStoreRows * kSmem.d_chunk_bytes;
 constexpr u32 kBoxBytesD = kBoxRowsD * kSmem.d_chunk_bytes;
 constexpr u32 kSlots = kSmem.d_slots;
@@ -196,6 +208,7 @@ struct Consumer {
   u32 row, column;  // of this warpgroup's first wave inside the tile
   u32 a, b;         // where its operands begin in stage 0, as matrix descriptors have it
   u32 row_terms, column_terms;  // likewise, of its scales' terms
+  u32 held;                     // where this lane reads A for its registers in stage 0
   u32 row_scales;               // where the scale of this lane's first row lies in stage 0
   bool stores;                  // this warp stores what it, and all parts of K, have computed
   bool releases;  // this lane hands stages back to the CTA of its number in the cluster

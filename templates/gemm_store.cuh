@@ -5,7 +5,7 @@
 #include "gemm_shape.cuh"
 #include "pipeline.cuh"
 
-// Where one warp's 16 rows of one wave go.
+// Where one warp's 16 rows of one wave, or of one pass over its columns, go.
 struct Piece {
   u32 row, column;  // first element in D
   u32 slice;
@@ -21,10 +21,12 @@ struct Place {
   u32 valid[(kWaves + 1) / 2];  // the waves' valid rows, two waves in a word
 };
 
-KILN_DEVICE Piece piece_of(const Place& place, u32 wave) {
+KILN_DEVICE Piece piece_of(const Place& place, u32 piece) {
+  const u32 wave = piece / kPasses;
   const u32 valid =
       kRowGroups ? place.valid[wave / 2] >> wave % 2 * kStoreRows & kAllRows : kAllRows;
-  return {place.row + wave * kWaveStride, place.column, place.slice, valid};
+  return {place.row + wave * kWaveStride, place.column + piece % kPasses * kMmaN, place.slice,
+          valid};
 }
 
 KILN_DEVICE u32 staged(u32 slot, u32 row, u32 unit) {
@@ -78,7 +80,7 @@ KILN_DEVICE void store_chunk(const GemmParams& p, const Consumer& c, u32 slot, c
   if (c.lane == 0) cp_async_bulk_commit_group();
 }
 
-// ---- one wave of a tile ----
+// ---- one piece of a tile ----
 
 // 16 rows x one chunk of BF16, as stmatrix takes it.
 KILN_DEVICE void stage_bf16(u32 slot, u32 lane, const float* values) {
@@ -134,18 +136,19 @@ KILN_DEVICE void stage_chunk(u32 slot, u32 lane, const float* values) {
   }
 }
 
-constexpr u32 kChunksPerTile = kWaves * kChunksPerWave;
+constexpr u32 kChunksPerTile = kPieces * kChunksPerPiece;
 
-// Requests chunk `index` (over all waves) of C into its slot.
+// Requests chunk `index` (over all pieces) of C into its slot.
 KILN_DEVICE void load_c(const GemmParams& p, const Consumer& c, u32 index, const Place& place) {
-  const u32 slot = index % kSlots, wave = index / kChunksPerWave, chunk = index % kChunksPerWave;
+  const u32 slot = index % kSlots, chunk = index % kChunksPerPiece;
   const u32 to = c.slots + slot * kSlotBytes, barrier = c.c_full + slot * 8;
-  const u32 column = place.column + chunk * kChunkColumns, row = place.row + wave * kWaveStride;
+  const Piece piece = piece_of(place, index / kChunksPerPiece);
+  const u32 column = piece.column + chunk * kChunkColumns;
   mbarrier_arrive_expect_tx(barrier, kBoxBytesD);
   if constexpr (kSlicedD) {
-    tma_load_3d(to, p.d, column, row, place.slice, barrier);
+    tma_load_3d(to, p.d, column, piece.row, place.slice, barrier);
   } else {
-    tma_load_2d(to, p.d, column, row, barrier);
+    tma_load_2d(to, p.d, column, piece.row, barrier);
   }
 }
 
@@ -165,14 +168,14 @@ struct Slots {
 
 // From the registers, two neighbouring elements at a time.
 KILN_DEVICE void store_direct(const GemmParams& p, const Consumer& c,
-                              const float (&total)[kWgN / 2], const Place& place) {
+                              const float (&total)[kMmaN / 2], const Place& place) {
 #pragma unroll
   for (u32 half = 0; half < kRowsOfThread; ++half) {
     const u32 row = place.row + c.lane / 4 + half * 8;
     if (row >= p.m) continue;
     u8* const d = static_cast<u8*>(p.d_rows) + (row * p.ldd + place.column) * kOutBytes;
 #pragma unroll
-    for (u32 i = 0; i < kWgN / 8; ++i) {
+    for (u32 i = 0; i < kMmaN / 8; ++i) {
       const u32 column = i * 8 + c.lane % 4 * 2;
       const float* const value = total + i * 4 + half * 2;
       if (kN % kBlockN != 0 && place.column + column >= kN) continue;
@@ -185,15 +188,15 @@ KILN_DEVICE void store_direct(const GemmParams& p, const Consumer& c,
   }
 }
 
-KILN_DEVICE void store_wave(const GemmParams& p, const Consumer& c, Slots& slots,
-                            const float (&total)[kWgN / 2], const Place& place, u32 wave) {
+KILN_DEVICE void store_piece(const GemmParams& p, const Consumer& c, Slots& slots,
+                             const float (&total)[kMmaN / 2], const Place& place, u32 index) {
   if constexpr (kDirect) return store_direct(p, c, total, place);
-  Piece piece = piece_of(place, wave);
+  Piece piece = piece_of(place, index);
   if (kRowGroups && !kLoadC && piece.valid == 0) return;
 #pragma unroll
-  for (u32 chunk = 0; chunk < kChunksPerWave; ++chunk, piece.column += kChunkColumns) {
-    const u32 index = wave * kChunksPerWave + chunk;
-    const u32 slot_index = kLoadC ? index % kSlots : slots.next;
+  for (u32 chunk = 0; chunk < kChunksPerPiece; ++chunk, piece.column += kChunkColumns) {
+    const u32 of_tile = index * kChunksPerPiece + chunk;
+    const u32 slot_index = kLoadC ? of_tile % kSlots : slots.next;
     const u32 slot = c.slots + slot_index * kSlotBytes;
     if constexpr (kLoadC) {
       wait(c.c_full + slot_index * 8, (slots.c_phases >> slot_index) & 1);
@@ -206,9 +209,9 @@ KILN_DEVICE void store_wave(const GemmParams& p, const Consumer& c, Slots& slots
     stage_chunk(slot, c.lane, total + chunk * (kChunkColumns / 2));
     store_chunk(p, c, slot, piece);
     if constexpr (kLoadC) {
-      if (index + kSlots < kChunksPerTile && c.lane == 0) {
+      if (of_tile + kSlots < kChunksPerTile && c.lane == 0) {
         cp_async_bulk_wait_group_read<0>();
-        load_c(p, c, index + kSlots, place);
+        load_c(p, c, of_tile + kSlots, place);
       }
     }
   }

@@ -324,6 +324,13 @@ KILN_DEVICE void st_shared_v4_f32(u32 address, float x, float y, float z, float 
                : "memory");
 }
 
+KILN_DEVICE void ldmatrix_x4(u32 (&to)[4], u32 address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
+}
+
 KILN_DEVICE void stmatrix_x2(u32 address, u32 r0, u32 r1) {
   asm volatile("stmatrix.sync.aligned.m8n8.x2.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(r0),
                "r"(r1)

@@ -55,6 +55,13 @@ KILN_SHARED_CODE u32 consumer_registers(u32 warpgroups) {
   return warpgroups == 4 ? 112 : warpgroups == 3 ? 160 : 232;
 }
 
+// Where the sums of all of a warpgroup's columns would take more registers than there are, it takes
+// its columns in passes, one WGMMA after the other, with its 64 rows of A in registers for all.
+KILN_SHARED_CODE u32 passes(u32 columns, bool column_scales) {
+  if (column_scales) return columns <= 168 ? 1 : columns <= 192 ? 2 : 4;
+  return columns <= 192 ? 1 : 2;
+}
+
 // Byte offsets from the 1024-byte aligned base. a, b and sfa hold `stages` pieces, d holds
 // `d_slots` chunks of kStoreRows rows for each consumer warp, sfa_rows groups of row-major row
 // scales on their way into the stages (block_m x kSfaGroup floats each). Barriers are u64:
@@ -77,7 +84,8 @@ KILN_SHARED_CODE u32 align_up(u32 value, u32 alignment) {
   return (value + alignment - 1) / alignment * alignment;
 }
 
-// D leaves through chunks as wide as a swizzle span, the widest that divides a warpgroup's row.
+// D leaves through chunks as wide as a swizzle span, the widest that divides a warpgroup's row (of
+// one pass).
 KILN_SHARED_CODE u32 d_chunk_bytes(u32 row_bytes) {
   return row_bytes % 128 == 0 ? 128 : row_bytes % 64 == 0 ? 64 : row_bytes % 32 == 0 ? 32 : 16;
 }
@@ -102,7 +110,8 @@ KILN_SHARED_CODE SmemLayout smem_layout_with(const GemmShape& s, bool scale_term
   SmemLayout l{};
   l.scale_terms = scale_terms;
   const u32 warps = s.warpgroups_m * s.warpgroups_n * store_warps(s.block_m);
-  const u32 row_bytes = s.block_n / s.warpgroups_n * s.out_bytes;
+  const u32 columns = s.block_n / s.warpgroups_n, count = passes(columns, s.column_scales);
+  const u32 row_bytes = columns / count * s.out_bytes;  // of a pass
   l.a_stage_bytes = s.stage_blocks * s.block_m * kBlockK;
   l.b_stage_bytes = s.stage_blocks * s.block_n * kBlockK;
   l.sfa_stage_bytes = align_up(s.stage_blocks * s.block_m * 4, 128);
@@ -110,8 +119,8 @@ KILN_SHARED_CODE SmemLayout smem_layout_with(const GemmShape& s, bool scale_term
   l.sfb_stage_bytes =
       s.column_scales ? align_up(s.block_n * 4, 128) : s.stage_blocks * kSfbSlotBytes;
   l.d_chunk_bytes = d_chunk_bytes(row_bytes);
-  l.d_chunks =
-      align_up(s.block_m / s.warpgroups_m, kWaveRows) / kWaveRows * (row_bytes / l.d_chunk_bytes);
+  l.d_chunks = align_up(s.block_m / s.warpgroups_m, kWaveRows) / kWaveRows * count *
+               (row_bytes / l.d_chunk_bytes);
   l.gathered_bytes = 32 * (s.block_n / s.warpgroups_n / 2) * 4;
   l.partial_bytes = warps * l.gathered_bytes;
   // Of the warps of a tile each rank of the cluster owns as many, and gathers the others' totals.
@@ -157,10 +166,12 @@ KILN_SHARED_CODE SmemLayout smem_layout_with(const GemmShape& s, bool scale_term
 }
 
 // The tensor cores multiply scales where a thread's registers allow it (for its totals, and the
-// sums and the products of a wave) and shared memory does.
+// sums and the products of a wave or, beside A, of a pass) and shared memory does.
 KILN_SHARED_CODE SmemLayout smem_layout(const GemmShape& s) {
   const u32 waves = s.block_m / s.warpgroups_m / kWaveRows;
-  const u32 registers = (waves + 2) * (s.block_n / s.warpgroups_n) / 2 + 24;
+  const u32 columns = s.block_n / s.warpgroups_n, count = passes(columns, s.column_scales);
+  const u32 registers =
+      count > 1 ? (count + 2) * (columns / count) / 2 + 40 : (waves + 2) * columns / 2 + 24;
   const bool allowed = registers <= consumer_registers(s.warpgroups_m * s.warpgroups_n);
   const SmemLayout layout = smem_layout_with(s, s.splits_scales && allowed);
   return layout.total <= kMaxSmemBytes ? layout : smem_layout_with(s, false);

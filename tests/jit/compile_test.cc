@@ -131,6 +131,18 @@ std::vector<KernelSpec> representative(const Problem& problem, std::size_t of_me
   return specs;
 }
 
+// Tiles whose warpgroups take their columns in passes: they have no register to spare.
+std::vector<KernelSpec> in_passes(const Problem& problem) {
+  std::vector<KernelSpec> specs;
+  for (const char* const text : {"128x192/2x1", "128x256/2x1/s2/c2x1"}) {
+    Tile tile = parse_tile(text, "tile");
+    tile.stages = most_stages(tile, problem);
+    if (passes(tile, problem) > 1 && is_legal(tile, problem))
+      specs.push_back({GemmSpec{canonical(problem), tile}, {}});
+  }
+  return specs;
+}
+
 std::vector<KernelSpec> whole_menu(const Problem& problem) {
   std::vector<KernelSpec> specs;
   for (const Tile& tile : legal_tiles(problem)) specs.push_back({GemmSpec{problem, tile}, {}});
@@ -167,9 +179,11 @@ TEST_CASE(
     const auto compiler = open_nvrtc({path, {}});
     INFO(compiler->fingerprint());
     std::vector<KernelSpec> specs;
-    for (const Problem& problem : every_layout())
+    for (const Problem& problem : every_layout()) {
       for (const KernelSpec& spec : representative(problem, path == paths.back() ? 1 : 0))
         specs.push_back(spec);
+      for (const KernelSpec& spec : in_passes(problem)) specs.push_back(spec);
+    }
     for (const std::string& complaint : compile_all(*compiler, specs)) FAIL_CHECK(complaint);
   }
 }

@@ -98,7 +98,7 @@ TEST_CASE("every rule of a tile is enforced and named", "[tile]") {
       contains(broken([](Tile& t) { t.cluster_m = 4, t.cluster_n = 4; }), "product of at most 8"));
   CHECK(contains(broken([](Tile& t) { t.block_n = 8, t.cluster_m = 2; }), "8 * cluster_m"));
   CHECK(contains(broken([](Tile& t) { t.raster_group = 0; }), "raster_group"));
-  CHECK(contains(broken([](Tile& t) { t.block_n = 256; }), "registers"));
+  CHECK(contains(broken([](Tile& t) { t.block_m = 256, t.block_n = 192; }), "registers"));
   CHECK(contains(broken([](Tile& t) { t.warpgroups_m = 1 << 30, t.warpgroups_n = 1 << 30; }),
                  "1 to 4"));
 }
@@ -131,6 +131,36 @@ TEST_CASE("every rule of tiles for few rows is enforced and named", "[tile]") {
   gradient.sfa_major = ScaleMajor::kM;
   CHECK(contains(broken([](Tile& t) { t.block_m = 64; }, gradient), "scaling is 1d2d"));
   CHECK(contains(broken([](Tile&) {}, gradient), "block_m"));
+}
+
+TEST_CASE("every rule of passes over a warpgroup's columns is enforced and named", "[tile]") {
+  const Problem p = problem(7168, 2048);
+  Problem gradient = p;
+  gradient.scaling = Scaling::k1d1d;
+  gradient.sfa_major = ScaleMajor::kM;
+  gradient.out = OutputType::kF32;
+  const Tile good{128, 256, 2, 1, 4, 2, 1, 8};
+  REQUIRE(complaint(good, p).empty());
+  REQUIRE(complaint(parse_tile("128x192/2x1/s4/c1x1/r8", "tile"), gradient).empty());
+  REQUIRE(complaint(parse_tile("128x256/2x1/s3/c1x1/r8", "tile"), gradient).empty());
+  const auto broken = [&](const char* text, const Problem& of) {
+    const Tile t = parse_tile(text, "tile");
+    CHECK_FALSE(is_legal(t, of));
+    return complaint(t, of);
+  };
+  CHECK(contains(broken("128x224/2x1/s4", p), "at most 192 columns"));
+  CHECK(contains(broken("128x224/2x1/s3", gradient), "at most 168 columns"));
+  CHECK(contains(broken("128x224/2x1/s3", gradient), "or 192 or 256, got 224"));
+  CHECK(contains(broken("128x256/1x1/s4", p), "block_m must be 64 * warpgroups_m = 64"));
+  CHECK(contains(broken("64x256/1x1x2/s4", p), "warpgroups_k and stage_blocks 1, got 64, 2"));
+  CHECK(contains(broken("32x256/1x1/s4", p), "got 32, 1 and 1: use more warpgroups_n"));
+  CHECK(contains(broken("192x256/3x1/s2", p), "registers"));
+  CHECK(contains(broken("192x192/3x1/s3", gradient), "registers"));
+  CHECK(contains(broken("128x256/2x1/s4", gradient), "4 stages leave none: use fewer stages"));
+  gradient.accumulate = true;
+  gradient.k = 512;
+  REQUIRE_FALSE(reduces(gradient));
+  CHECK(contains(broken("128x192/2x1/s4", gradient), "where C is loaded"));
 }
 
 TEST_CASE("the menu holds only legal tiles, each once, for every layout", "[tile]") {

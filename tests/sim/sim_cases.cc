@@ -77,6 +77,11 @@ std::vector<NamedCase> dense_cases() {
       {"one row", plain(dense(136, 400), 1, "64x64/1x1/s4/c1x1/r8")},
       {"M-major scales", plain(dense(264, 656, kBf16, kM), 200, "128x128/2x1/s3/c1x1/r8")},
       {"FP32, wide tile", plain(dense(208, 272, kF32), 130, "128x192/2x1/s3/c1x1/r4")},
+      {"A in registers", plain(dense(264, 528), 200, "128x256/2x1/s3/c1x1/r8")},
+      {"A in registers, cluster in M, mixed types",
+       plain(types(dense(264, 656, kBf16, kM), kE5m2, kE4m3), 300, "128x256/2x1/s4/c2x1/r8")},
+      {"A in registers, reduces",
+       plain(dense(264, 2048, kF32, kRow, true), 70, "64x256/1x1/s3/c1x2/r8")},
       {"three warpgroups", plain(dense(136, 400), 193, "192x128/3x1/s3/c1x1/r2")},
       {"two waves, whole rounds", plain(dense(128, 1024), 300, "256x128/2x1/s4/c1x1/r8")},
       {"two by one warpgroups in N", plain(dense(264, 400), 70, "64x128/1x2/s4/c1x1/r8")},
@@ -112,6 +117,10 @@ std::vector<NamedCase> dense_1d1d_cases() {
        sized(gradient(136, 4096, true), {656}, 260, "192x64/3x1/s3/c1x1/r8")},
       {"no K", sized(gradient(72, 512, false), {0}, 65, "64x64/1x1/s4/c1x1/r8")},
       {"cluster", sized(gradient(264, 512, false), {272}, 200, "128x64/2x1/s4/c2x1/r8")},
+      {"two passes, BF16",
+       sized(gradient(264, 512, false, kBf16), {400}, 200, "128x192/2x1/s4/c1x1/r8")},
+      {"four passes, reduces, cluster",
+       sized(gradient(264, 4096, true), {528}, 260, "128x256/2x1/s3/c2x1/r8")},
   };
 }
 
@@ -133,6 +142,8 @@ std::vector<NamedCase> contiguous_cases() {
                             "128x64/2x1/s4/c1x1/r8")},
       {"cluster",
        sized(rows(kLayout, kEnds, 264, 272, 1), {1, 0, 260, 129}, 0, "128x64/2x1/s4/c1x2/r8")},
+      {"A in registers, lone rows",
+       sized(rows(kLayout, kEnds, 264, 400, 1, kM), {1, 0, 290, 130}, 0, "128x256/2x1/s4/c2x1/r8")},
   };
   cases[1].test.gaps = {1, 0, 2, 1};
   cases[1].test.slack = 70;
@@ -157,6 +168,8 @@ std::vector<NamedCase> masked_cases() {
       {"accumulates", sized(rows(kLayout, kRows, 72, 272, 0, kRow, kBf16, true), {5, 70}, 72,
                             "64x64/1x1/s4/c1x1/r8")},
       {"cluster", sized(rows(kLayout, kRows, 136, 272), {200, 0, 1}, 256, "64x64/1x1/s4/c2x1/r8")},
+      {"A in registers",
+       sized(rows(kLayout, kRows, 264, 400), {200, 0, 1, 65}, 256, "128x256/2x1/s3/c1x1/r8")},
   };
   cases[3].test.experts = {4, 1, 0};
   cases[3].test.num_slices = 5;
@@ -180,6 +193,8 @@ std::vector<NamedCase> grouped_k_cases() {
        sized(gradient(72, 512, false, kBf16, kLayout, kEnds), {0, 0}, 65, "64x64/1x1/s4/c1x1/r8")},
       {"cluster", sized(gradient(136, 512, false, kF32, kLayout, kEnds), {128, 0, 256}, 200,
                         "128x64/2x1/s4/c2x1/r8")},
+      {"two passes, packed, reduces", sized(gradient(200, 4096, true, kF32, kLayout, kPacked),
+                                            {512, 0, 128}, 130, "128x192/2x1/s4/c2x1/r8")},
   };
 }
 

@@ -100,7 +100,7 @@ std::string replace_wgmma(const jit::Source& source) {
   static const std::regex kWgmma(
       R"(asm volatile\(\s*"\{\\n"\s*"\.reg \.pred p;\\n"\s*"setp\.ne\.b32 p, %\d+, 0;\\n"\s*)"
       R"("wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(?:32|8)\.f32\.(e4m3|e5m2|tf32)\.(e4m3|e5m2|tf32) )"
-      R"(\{[%\d, ]*\}, %\d+, %\d+, p, 1, 1;\\n"\s*"\}\\n"[^;]*"n"\((\w+)\)\);)");
+      R"(\{[%\d, ]*\}, (?:%\d+|\{[%\d, ]*\}), %\d+, p, 1, 1;\\n"\s*"\}\\n"[^;]*"n"\((\w+)\)\);)");
   return std::regex_replace(
       source.text, kWgmma,
       "kiln_sim::mma(sum, a, b, {$1, kiln_sim_$2, kiln_sim_$3, kBlockM < 64 ? kBlockM : 64}, "

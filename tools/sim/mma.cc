@@ -127,6 +127,18 @@ void read_operand(Cta& cta, const Operand& o, MmaType type, bool across, float* 
   }
 }
 
+// Decodes A [16][32] from registers: of a lane 4 bytes of each of two rows and of both units.
+void read_registers(const MmaOp& op, float* to) {
+  const float* const table = fp8_table(op.shape.a == MmaType::kE4m3);
+  for (std::uint32_t lane = 0; lane < 32; ++lane) {
+    for (std::uint32_t i = 0; i < 4; ++i) {
+      const std::uint32_t row = lane / 4 + i % 2 * 8, k = i / 2 * 16 + lane % 4 * 4;
+      for (std::uint32_t byte = 0; byte < 4; ++byte)
+        to[row * 32 + k + byte] = table[op.held_a[lane][i] >> byte * 8 & 0xff];
+    }
+  }
+}
+
 // Calls visit(register, row, column) for a lane's part of 16 rows.
 template <class Visit>
 void for_fragment(std::uint32_t lane, std::uint32_t n, Visit visit) {
@@ -212,7 +224,11 @@ void run_mma(Warp& warp) {
   thread_local std::vector<float> a(16 * 32), b;
   b.resize(std::size_t{32} * op.shape.n);
   std::fill(a.begin(), a.end(), 0.f);
-  read_operand(*warp.cta, op.operand_a, op.shape.a, false, a.data());
+  if (op.holds_a) {
+    read_registers(op, a.data());
+  } else {
+    read_operand(*warp.cta, op.operand_a, op.shape.a, false, a.data());
+  }
   read_operand(*warp.cta, op.operand_b, op.shape.b, true, b.data());
   if (!op.add) std::fill(op.accumulators->values.begin(), op.accumulators->values.end(), 0.f);
   multiply_add(op.accumulators->values.data(), a.data(), b.data(), op.shape.n, k_count(op.shape.a));
@@ -235,8 +251,12 @@ void mma_fence(const Where& where) {
   machine->current->warp->fenced |= 1u << machine->current->lane;
 }
 
-void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& shape, bool add,
-         const Where& where) {
+namespace {
+
+// This lane's part of its warp's next operation, which descriptors `a` and `b` or, with A in
+// registers, `held` describe.
+void issue(float* registers, std::uint64_t a, const std::uint32_t* held, std::uint64_t b,
+           const MmaShape& shape, bool add, const Where& where) {
   Thread& thread = *machine->current;
   Warp& warp = *thread.warp;
   const std::uint32_t lane = thread.lane;
@@ -249,15 +269,18 @@ void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& sha
   if (op.joined == 0) {
     op.a = a;
     op.b = b;
+    op.holds_a = held != nullptr;
     op.shape = shape;
     op.add = add;
     op.index = warp.issued[lane] - 1;
     const std::uint32_t first = warp.number % 4 * 16;
-    op.operand_a = decode(a, first, std::clamp(shape.rows, first, first + 16) - first, where);
+    if (!op.holds_a)
+      op.operand_a = decode(a, first, std::clamp(shape.rows, first, first + 16) - first, where);
     op.operand_b = decode(b, 0, shape.n, where);
     op.accumulators = accumulators != nullptr ? accumulators : &new_accumulators(warp, shape.n);
     op.accumulators->last_op = warp.issued[lane];
-  } else if (op.a != a || op.b != b || op.shape != shape || op.add != add) {
+  } else if (op.a != a || op.b != b || op.holds_a != (held != nullptr) || op.shape != shape ||
+             op.add != add) {
     machine->fail(where,
                   "the lanes of a warp give wgmma different operands: descriptors, shape and "
                   "scale-d must be the same in all of them");
@@ -265,8 +288,24 @@ void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& sha
   if (accumulators != nullptr && accumulators != op.accumulators)
     machine->fail(where, "the lanes of a warp give wgmma accumulators of different operations");
   if (accumulators == nullptr) capture(*op.accumulators, lane, registers);
+  if (op.holds_a) {
+    std::copy_n(held, 4, op.held_a[lane]);
+    warp.held[lane].push_back({held, {held[0], held[1], held[2], held[3]}, op.index});
+  }
   op.joined |= 1u << lane;
   if (op.joined == 0xffffffffu) start(warp, op);
+}
+
+}  // namespace
+
+void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& shape, bool add,
+         const Where& where) {
+  issue(registers, a, nullptr, b, shape, add, where);
+}
+
+void mma(float* registers, const std::uint32_t* a, std::uint64_t b, const MmaShape& shape, bool add,
+         const Where& where) {
+  issue(registers, 0, a, b, shape, add, where);
 }
 
 void mma_commit() {
@@ -288,6 +327,12 @@ void mma_wait(std::uint32_t pending, const Where& where) {
                [&] { return warp.ops_done >= until; });
   order_mma_wait(warp, until, warp.met[lane0]);  // which every lane has now
   groups.erase(groups.begin(), groups.end() - pending);
+  std::erase_if(warp.held[thread.lane], [&](const HeldRegisters& held) {
+    if (held.op >= until) return false;
+    if (!std::equal(held.values.begin(), held.values.end(), held.registers))
+      m.fail(where, "a register that holds A of a WGMMA was written while it was in flight");
+    return true;
+  });
   for (const auto& a : warp.accumulators)
     if (a->last_op <= until && (a->captured & ~a->delivered) >> thread.lane & 1)
       deliver(*a, thread.lane, where);

@@ -37,8 +37,10 @@ struct MmaOp : AsyncOp {
   bool add = false;
   bool started = false;  // its reads are noted
   std::uint32_t joined = 0;
-  std::uint64_t index = 0;  // among the warp's
-  Operand operand_a, operand_b;
+  std::uint64_t index = 0;       // among the warp's
+  Operand operand_a, operand_b;  // a: no rows where registers hold them
+  bool holds_a = false;
+  std::uint32_t held_a[32][4] = {};  // by lane
   Accumulators* accumulators = nullptr;
 };
 

@@ -5,6 +5,7 @@
 // Whoever breaks a rule gets a Fault, which ends the launch.
 #pragma once
 
+#include <array>
 #include <boost/context/fiber.hpp>
 #include <cstdint>
 #include <deque>
@@ -140,6 +141,13 @@ struct Accumulators {
 };
 
 struct MmaOp;
+// Registers that a WGMMA in flight reads its A from, and what they held when it was issued.
+struct HeldRegisters {
+  const std::uint32_t* registers;
+  std::array<std::uint32_t, 4> values;
+  std::uint64_t op;  // number of the operation
+};
+
 struct Warp {
   Cta* cta = nullptr;
   std::uint32_t number = 0;
@@ -160,6 +168,7 @@ struct Warp {
   std::vector<std::uint64_t> groups[32];  // ends of each lane's groups
   std::uint32_t fenced = 0;               // lanes
   std::vector<std::unique_ptr<Accumulators>> accumulators;
+  std::vector<HeldRegisters> held[32];  // of each lane's operations in flight
   WaitList mma_waiting;
   std::vector<std::uint32_t>
       mma_waits;  // by operation: the first lane's clock when it was waited for

@@ -79,7 +79,10 @@ namespace kiln_sim {
 
 using namespace kiln::sim;
 
-void load_shared(std::uint32_t address, void* to, std::uint32_t bytes, const Where& where) {
+namespace {
+
+// `filled`: all of it must have been written at some time.
+void load(std::uint32_t address, void* to, std::uint32_t bytes, bool filled, const Where& where) {
   Machine& m = *machine;
   m.maybe_yield();
   address = own_offset(address, where);
@@ -90,11 +93,35 @@ void load_shared(std::uint32_t address, void* to, std::uint32_t bytes, const Whe
     if (cta.shared.filling[w] != 0)
       m.fail(where, fmt::format("read too early: {} is being filled by {}", m.name_of(cta, address),
                                 filler_of(cta, w)));
-    if (cta.shared.written[w] == 0)
+    if (filled && cta.shared.written[w] == 0)
       m.fail(where, fmt::format("read too early: {} was never written", m.name_of(cta, address)));
   }
   order_load(*m.current, address, bytes, where);
   std::memcpy(to, cta.shared.at(address), bytes);
+}
+
+// Lane l gives the address of row l % 8 of matrix l / 8, and has two elements of row l / 4 of each:
+// calls access(address of these, number of the matrix).
+template <class Access>
+void for_matrices(std::uint32_t address, std::uint32_t count, const char* what, const Where& where,
+                  Access access) {
+  Machine& m = *machine;
+  m.meet(Exchange::kShuffle, address, where);
+  std::uint32_t rows[32];
+  for (std::uint32_t lane = 0; lane < 32; ++lane)
+    rows[lane] = static_cast<std::uint32_t>(m.current->warp->out[lane]);
+  const std::uint32_t lane = m.current->lane;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint32_t row = rows[i * 8 + lane / 4];
+    check_range(*m.current->cta, own_offset(row, where), 16, 16, what, where);
+    access(row + lane % 4 * 4, i);
+  }
+}
+
+}  // namespace
+
+void load_shared(std::uint32_t address, void* to, std::uint32_t bytes, const Where& where) {
+  load(address, to, bytes, true, where);
 }
 
 void store_shared(std::uint32_t address, const void* from, std::uint32_t bytes,
@@ -117,21 +144,19 @@ void store_shared(std::uint32_t address, const void* from, std::uint32_t bytes,
   }
 }
 
-// Lane l gives the address of row l % 8 of matrix l / 8, and has two elements of row l / 4 of each.
-// All lanes store together.
 void store_matrix(std::uint32_t address, const std::uint32_t* registers, std::uint32_t count,
                   const Where& where) {
-  Machine& m = *machine;
-  m.meet(Exchange::kShuffle, address, where);
-  std::uint32_t rows[32];
-  for (std::uint32_t lane = 0; lane < 32; ++lane)
-    rows[lane] = static_cast<std::uint32_t>(m.current->warp->out[lane]);
-  const std::uint32_t lane = m.current->lane;
-  for (std::uint32_t i = 0; i < count; ++i) {
-    const std::uint32_t row = rows[i * 8 + lane / 4];
-    check_range(*m.current->cta, own_offset(row, where), 16, 16, "stmatrix", where);
-    store_shared(row + lane % 4 * 4, registers + i, 4, where);
-  }
+  for_matrices(address, count, "stmatrix", where, [&](std::uint32_t at, std::uint32_t i) {
+    store_shared(at, registers + i, 4, where);
+  });
+}
+
+// Of an operand of a WGMMA: rows that are nobody's need not have been written.
+void load_matrix(std::uint32_t address, std::uint32_t* registers, std::uint32_t count,
+                 const Where& where) {
+  for_matrices(address, count, "ldmatrix", where, [&](std::uint32_t at, std::uint32_t i) {
+    load(at, registers + i, 4, false, where);
+  });
 }
 
 }  // namespace kiln_sim

@@ -96,6 +96,8 @@ KILN_SIM_API void store_shared(std::uint32_t address, const void* from, std::uin
                                const Where& where);
 KILN_SIM_API void store_matrix(std::uint32_t address, const std::uint32_t* registers,
                                std::uint32_t count, const Where& where);
+KILN_SIM_API void load_matrix(std::uint32_t address, std::uint32_t* registers, std::uint32_t count,
+                              const Where& where);
 
 // ---- WGMMA ----
 enum class MmaType : std::uint8_t { kE4m3, kE5m2, kTf32 };
@@ -108,6 +110,9 @@ struct MmaShape {
 KILN_SIM_API void mma_fence(const Where& where);
 KILN_SIM_API void mma(float* registers, std::uint64_t a, std::uint64_t b, const MmaShape& shape,
                       bool add, const Where& where);
+// With A in registers: the lane's 4.
+KILN_SIM_API void mma(float* registers, const std::uint32_t* a, std::uint64_t b,
+                      const MmaShape& shape, bool add, const Where& where);
 KILN_SIM_API void mma_commit();
 KILN_SIM_API void mma_wait(std::uint32_t pending, const Where& where);
 

@@ -123,3 +123,7 @@ inline std::uint32_t __ballot_sync(std::uint32_t, bool value,
                                    kiln_sim::Where where = kiln_sim::Where::current()) {
   return kiln_sim::ballot(value, where);
 }
+inline bool __all_sync(std::uint32_t, bool value,
+                       kiln_sim::Where where = kiln_sim::Where::current()) {
+  return kiln_sim::ballot(value, where) == 0xffffffffu;
+}

@@ -192,6 +192,9 @@ KILN_DEVICE void st_shared_v4_f32(u32 address, float x, float y, float z, float 
   for (const float value : values) require_landed(value, where);
   kiln_sim::store_shared(address, values, 16, where);
 }
+KILN_DEVICE void ldmatrix_x4(u32 (&to)[4], u32 address, KILN_HERE) {
+  kiln_sim::load_matrix(address, to, 4, where);
+}
 KILN_DEVICE void stmatrix_x2(u32 address, u32 r0, u32 r1, KILN_HERE) {
   const u32 registers[] = {r0, r1};
   kiln_sim::store_matrix(address, registers, 2, where);
