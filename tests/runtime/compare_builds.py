@@ -10,7 +10,8 @@ power are the same for all; an 8 GB memset before every launch flushes L2. Times
 microseconds; each result is compared with a float32 product first. The tile "default" is what each build
 chooses. Masked rows: the mean of D draws of their groups' sizes (default 1), as anchor_table.py draws
 them; --group-rows: R rows in every one of them. --sms: launches on N SMs. What a tile or a lever gains is
-measured with this rather than with two runs one after the other, which differ by up to 4 %. --zeros:
+measured with this rather than with two runs one after the other, which differ by up to 4 %. A tile that is
+not legal for a row is left out there, and the row says why. --zeros:
 operands of zeros, which take less power: what is gained is what power costs. --deep-gemm: DeepGEMM takes its
 turn on the same operands, without its transposing of scales (not of groups of K, and with --sfa m only).
 
@@ -80,6 +81,17 @@ class DeepGemm:
                                                  case.expected_m, **exact)
 
 
+def candidates_of(kilns, tiles, case):
+    """By tile, those that are legal for the case: a candidate of each build."""
+    legal = {}
+    for tile in tiles:
+        try:
+            legal[tile] = [Candidate(kiln, tile, case) for kiln in kilns]
+        except RuntimeError as refusal:
+            print(f"{name_of(case.row)}: {tile} left out: {refusal}", file=sys.stderr)
+    return legal
+
+
 def check(case, candidate, operands):
     case.d.copy_(case.before) if case.before is not None else case.d.fill_(float("nan"))
     candidate.launch(operands)
@@ -120,12 +132,12 @@ def main():
     flush = torch.empty(8 << 30, dtype=torch.uint8, device="cuda")
     print(torch.cuda.get_device_name(), "CUDA", torch.version.cuda)
     cases = [anchors.make_case(row, arguments.sfa, False) for row in rows]
-    builds_of = [[Candidate(kiln, tile, case) for tile in arguments.tiles for kiln in kilns] for case in cases]
+    builds_of = [candidates_of(kilns, arguments.tiles, case) for case in cases]
     with ThreadPoolExecutor() as pool:  # compiles everything at once, on all cores
-        list(pool.map(Candidate.prepare, itertools.chain(*builds_of)))
+        list(pool.map(Candidate.prepare, itertools.chain(*(itertools.chain(*b.values()) for b in builds_of))))
     while cases:
-        case, builds = cases.pop(0), builds_of.pop(0)
-        row = case.row
+        case, by_tile = cases.pop(0), builds_of.pop(0)
+        row, builds = case.row, list(itertools.chain(*by_tile.values()))
         if arguments.group_rows and row["layout"] == "masked":
             case.rows = [arguments.group_rows] * row["groups"]
         candidates = builds + ([DeepGemm(case)] if arguments.deep_gemm else [])
@@ -140,13 +152,13 @@ def main():
             draws.append(medians(candidates, operands, flush, arguments.repeat))
         times = map(statistics.mean, zip(*draws))
         print(name_of(row))
-        for tile in arguments.tiles:
+        for tile in by_tile:
             print(f"  {tile:32}" + "".join(f"{next(times):10.2f}" for _ in kilns), flush=True)
         if arguments.deep_gemm:
             print(f"  {'DeepGEMM':32}{next(times):10.2f}")
         for build in builds:
             build.kiln.library.kiln_plan_destroy(build.plan)
-        del case, operands, builds, candidates
+        del case, operands, by_tile, builds, candidates
         torch.cuda.empty_cache()
 
 
